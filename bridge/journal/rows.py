@@ -1,0 +1,83 @@
+"""What the journal stores and gives back, as plain values; no SQL here.
+
+Ingress and delivery meet only through these. A body is one snappy block whose content is a run of
+encoded `prometheus.TimeSeries` fields of a WriteRequest (remote_write 1.0), so that bodies can be
+joined into a request without decoding them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Operation = Literal["put", "post", "delete", "failure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One journal row to be appended; a large push is several rows of one transaction."""
+
+    arrival_ms: int
+    group: bytes
+    """The grouping key, as `bridge.groups` spells it."""
+    operation: Operation
+    samples: int
+    """Number of samples in the body, staleness markers and push-time gauges included."""
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One journal row as read back."""
+
+    seq: int
+    samples: int
+    body: bytes
+    """Empty when `damaged`."""
+    arrival_ms: int
+    damaged: bool = False
+    """The stored checksum does not match: the row must be skipped and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartRow:
+    """A piece of a group's current state: what one push left that no later push replaced."""
+
+    families: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """A group's state as stored; `parts` empty and `live` false once it is deleted."""
+
+    key: bytes
+    last_ms: int
+    """Newest arrival stamp given out for this group; it survives deletion so that time never goes back."""
+    push_ms: int
+    """Last successful push, 0 for never."""
+    failure_ms: int
+    """Last refused push, 0 for never."""
+    live: bool
+    parts: tuple[PartRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CursorRow:
+    """How far along the journal one target has confirmed, with the totals that must survive restarts."""
+
+    target: str
+    seq: int
+    """Newest confirmed sequence number; 0 before the first."""
+    start_total: int
+    """Samples accepted before this target was known: not its business."""
+    delivered: int
+    dropped: tuple[tuple[str, int], ...]
+    """(reason, samples) pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction writes: rows in order, group states after them, cursor moves."""
+
+    records: tuple[Record, ...] = ()
+    groups: tuple[GroupRow, ...] = ()
+    cursors: tuple[CursorRow, ...] = ()
