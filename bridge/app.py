@@ -1,0 +1,236 @@
+"""Puts the agent together and takes it down in order: the only place that names the concrete parts.
+
+Order of the end: stop accepting, finish what is in hand, let the senders finish their batch, write
+what is left, close (design.md section 9; issue 2, "Commands").
+"""
+
+import asyncio
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from bridge.config import Config, RemoteWrite, split_address
+from bridge.delivery.client import RemoteWriteClient
+from bridge.delivery.sender import Sender
+from bridge.encode import decode_group
+from bridge.errors import ConfigError, PushRefusedError
+from bridge.flatten import FlattenOptions
+from bridge.groups import Groups, group_id
+from bridge.journal.committer import Committer
+from bridge.journal.ledger import Ledger, add_dropped, pending
+from bridge.journal.reader import JournalReader
+from bridge.journal.rows import Batch, CursorRow, Entry
+from bridge.journal.store import Journal
+from bridge.pipeline import PushOptions
+from bridge.telemetry import AccountCollector, Telemetry
+from bridge.web.server import Site
+
+_log = structlog.get_logger(__name__)
+_TRIM_INTERVAL_S = 30.0
+_STOP_HTTP_S = 4.0
+_STOP_SENDERS_S = 3.0
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch: the clock that is given to everything below."""
+    return time.time_ns() // 1_000_000
+
+
+class HandingReader:
+    """A target's reader that tells the ledger what is in hand."""
+
+    def __init__(self, target: str, reader: JournalReader, ledger: Ledger) -> None:
+        """Read for `target`."""
+        self._target = target
+        self._reader = reader
+        self._ledger = ledger
+
+    def read(self, after_seq: int, max_samples: int, max_bytes: int) -> list[Entry]:
+        """Read as the journal's reader does."""
+        entries = self._reader.read(after_seq, max_samples, max_bytes)
+        self._ledger.hand_out(self._target, entries)
+        return entries
+
+
+def load_groups(journal: Journal, external: Mapping[str, str]) -> Groups:
+    """Bring the groups back as they were; one that cannot be read is logged and starts empty."""
+    groups = Groups(external)
+    for row in journal.load_groups():
+        try:
+            groups.publish([decode_group(row, group_id(row.key, external))])
+        except ValueError as error:
+            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=str(error))
+    return groups
+
+
+def load_ledger(journal: Journal, targets: list[str]) -> Ledger:
+    """Bring the cursors back; new targets start now, and samples that a recovery lost are booked as dropped."""
+    known = {cursor.target: cursor for cursor in journal.load_cursors()}
+    ledger = Ledger()
+    for target in targets:
+        cursor = known.pop(target, None)
+        if cursor is None:
+            cursor = CursorRow(target, journal.end_seq, journal.accepted_total, 0, ())
+        else:
+            lost = pending(cursor, journal.accepted_total) - journal.samples_after(cursor.seq)
+            if lost > 0:
+                cursor = add_dropped(cursor, {"lost": lost})
+                _log.error("samples_lost", target=target, samples=lost)
+        ledger.publish({target: cursor})
+    for target in known:
+        _log.warning("target_forgotten", target=target)
+        journal.delete_cursor(target)
+    journal.write(Batch(cursors=tuple(ledger.cursors.values())))
+    journal.commit()
+    return ledger
+
+
+class Agent:
+    """The running agent: built from a config, run once."""
+
+    def __init__(self, config: Config, *, now_ms: Callable[[], int] = wall_ms) -> None:
+        """Open the journal and the listening socket; raises ConfigError before anything is started."""
+        self.config = config
+        self._now_ms = now_ms
+        self.telemetry = Telemetry()
+        external = config.global_.external_labels
+        self._socket = listen(config.web.listen_address)
+        try:
+            self._journal = Journal.open(config.storage.path, max_bytes=config.storage.max_bytes, now_ms=now_ms())
+        except BaseException:
+            self._socket.close()
+            raise
+        if self._journal.recovery is not None:
+            self.telemetry.recoveries.set(1)
+            _log.error(
+                "journal_damaged",
+                reason=self._journal.recovery.reason,
+                set_aside=str(self._journal.recovery.set_aside),
+                rows_saved=self._journal.recovery.rows_saved,
+            )
+        groups = load_groups(self._journal, external)
+        ledger = load_ledger(self._journal, [target.target for target in config.remote_write])
+        self.committer = Committer(
+            self._journal,
+            groups,
+            ledger,
+            now_ms=now_ms,
+            when_full=config.storage.when_full,
+            observer=self.telemetry,
+        )
+        self.telemetry.registry.register(AccountCollector(self._journal, ledger))
+        self.stopping = asyncio.Event()
+        self._site = Site(
+            config,
+            PushOptions(
+                FlattenOptions(
+                    external,
+                    canonical_bucket_labels=config.push.bucket_labels == "canonical",
+                    accept_timestamps=config.push.timestamps == "accept",
+                    utf8_names=config.push.enable_utf8_names,
+                    max_series=config.push.max_series_per_push,
+                ),
+                config.push.max_body_bytes,
+            ),
+            self.committer,
+            self.telemetry,
+            now_ms,
+            now_ms(),
+            lambda: self.committer.failure,
+            self.stopping.set,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where the agent listens."""
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def run(self, started: Callable[[str], None] = lambda _url: None) -> None:
+        """Serve and deliver until `stopping` is set, then end in order; returns when all is on disk."""
+        runner = web.ServerRunner(
+            web.Server(self._site.handle, auto_decompress=False, access_log=None), shutdown_timeout=_STOP_HTTP_S
+        )
+        await runner.setup()
+        await web.SockSite(runner, self._socket).start()
+        committing = asyncio.create_task(self.committer.run())
+        async with aiohttp.ClientSession() as session:
+            senders = [self._sender(target, session) for target in self.config.remote_write]
+            sending = [asyncio.create_task(sender.run()) for sender in senders]
+            trimming = asyncio.create_task(self._trim_for_ever())
+            _log.info("started", url=self.url, targets=len(senders), storage=str(self.config.storage.path))
+            started(self.url)
+            stop = asyncio.create_task(self.stopping.wait())
+            await asyncio.wait([stop, committing, trimming, *sending], return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            trimming.cancel()
+            await runner.cleanup()
+            for sender in senders:
+                sender.stop()
+            if sending:
+                await asyncio.wait(sending, timeout=_STOP_SENDERS_S)
+            for task in sending:
+                task.cancel()
+            faults = await asyncio.gather(*sending, trimming, return_exceptions=True)
+        self.committer.close()
+        await committing
+        self._journal.close()
+        _log.info("stopped")
+        for fault in faults:
+            if isinstance(fault, Exception):
+                raise fault
+
+    def _sender(self, target: RemoteWrite, session: aiohttp.ClientSession) -> Sender:
+        ledger = self.committer.ledger
+        return Sender(
+            target.target,
+            target.url,
+            reader=HandingReader(target.target, JournalReader(self._journal.path), ledger),
+            confirm=self.committer.confirm,
+            wait_for_data=self.committer.wait_for_rows,
+            client=RemoteWriteClient(
+                session, target.url, now_s=lambda: self._now_ms() / 1000, timeout_s=target.remote_timeout
+            ),
+            observer=self.telemetry,
+            clock_s=time.monotonic,
+            sleep=asyncio.sleep,
+            random_01=random.random,
+            cursor=ledger.cursors[target.target].seq,
+            max_samples_per_send=target.queue_config.max_samples_per_send,
+        )
+
+    async def _trim_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_TRIM_INTERVAL_S)
+            try:
+                while await self.committer.trim(int(self.config.storage.retention * 1000)):
+                    pass
+            except PushRefusedError as error:
+                _log.warning("journal_trim_failed", error=str(error))
+
+
+def listen(address: str) -> socket.socket:
+    """Bind the listening socket, so that a port in use stops the start; raises ConfigError."""
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host or not host else socket.AF_INET
+    try:
+        if not host:
+            return socket.create_server(("", port), family=family, dualstack_ipv6=True)
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return socket.create_server(infos[0][4][:2], family=infos[0][0])
+    except OSError as error:
+        raise ConfigError(f"web.listen_address: cannot listen on {address}: {error.strerror or error}") from error
+
+
+async def run_until_signal(agent: Agent, started: Callable[[str], None] = lambda _url: None) -> None:
+    """Run the agent until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stopping.set)
+    await agent.run(started)

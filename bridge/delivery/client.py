@@ -1,0 +1,85 @@
+"""One POST to one receiver: bytes out, an outcome back.
+
+Owns headers, the timeout and the translation of aiohttp's errors. Repeating, waiting and logging are
+the sender's; the session (connections, TLS, authentication) is given in and closed by its owner.
+"""
+
+import io
+from collections.abc import Callable
+
+import aiohttp
+
+from bridge import __version__
+from bridge.delivery.outcome import MAX_WORDS_BYTES, Outcome, RetryLater, classify
+
+DEFAULT_TIMEOUT_S = 30.0
+
+_HEADERS = {
+    "Content-Encoding": "snappy",
+    "Content-Type": "application/x-protobuf",
+    "User-Agent": f"pushbridge/{__version__}",
+    "X-Prometheus-Remote-Write-Version": "0.1.0",
+    # Error texts are short, and a compressed one could unpack to any size.
+    "Accept-Encoding": "identity",
+}
+_SUCCESS = range(200, 300)
+
+
+class RemoteWriteClient:
+    """Sends requests to one URL; safe to use from several tasks."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        *,
+        now_s: Callable[[], float],
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """Use `session` for every request; `now_s` is seconds since the epoch, `timeout_s` bounds one POST in all."""
+        self._session = session
+        self._url = url
+        self._now_s = now_s
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+
+    async def send(self, block: bytes, attempt: int) -> Outcome:
+        """POST a snappy block that holds a WriteRequest; `attempt` is 0 for the first try.
+
+        Never raises for what the network or the receiver does: no connection, a timeout and a malformed
+        answer are `RetryLater`. Cancellation passes through.
+        """
+        headers = dict(_HEADERS)
+        if attempt > 0:
+            headers["Retry-Attempt"] = str(attempt)
+        try:
+            return await self._post(block, headers)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return RetryLater(None, None, f"{type(error).__name__}: {error}"[:MAX_WORDS_BYTES])
+
+    async def _post(self, block: bytes, headers: dict[str, str]) -> Outcome:
+        # A file object goes out in pieces; aiohttp writes bytes of this size in one go and warns about it.
+        request = self._session.post(
+            self._url,
+            data=io.BytesIO(block),
+            headers=headers,
+            allow_redirects=False,
+            timeout=self._timeout,
+        )
+        async with request as response:
+            # The spec has senders ignore the body of a success.
+            body = b"" if response.status in _SUCCESS else await _start_of_body(response)
+            return classify(response.status, body, response.headers.get("Retry-After"), self._now_s())
+
+
+async def _start_of_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read at most `MAX_WORDS_BYTES`; a body that breaks off is cut there, for the status says enough."""
+    body = bytearray()
+    try:
+        while len(body) < MAX_WORDS_BYTES:
+            piece = await response.content.read(MAX_WORDS_BYTES - len(body))
+            if not piece:
+                break
+            body += piece
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return bytes(body)
+    return bytes(body)

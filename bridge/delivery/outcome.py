@@ -1,0 +1,69 @@
+"""What a receiver's answer means for the batch: the table of remote_write 1.0, "Retries & Backoff".
+
+Pure. Nothing here sends, waits or counts.
+"""
+
+from dataclasses import dataclass
+
+from bridge.delivery.backoff import parse_retry_after
+
+MAX_WORDS_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The receiver has the batch (any 2xx; 202 too, which some use for deduplicated replicas)."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """Nobody knows, or the receiver asks for patience: send the same bytes again."""
+
+    after_s: float | None
+    """Seconds that Retry-After asked for, None when it did not."""
+    status: int | None
+    """None when there was no readable answer."""
+    words: str
+    """The receiver's text, or what went wrong on the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Final: this request must never be sent again."""
+
+    status: int
+    words: str
+    """The receiver's text, at most `MAX_WORDS_BYTES` of it."""
+    reason: str
+    """Slug for the `reason` label of metrics: `http_` and the status."""
+
+
+Outcome = Delivered | RetryLater | Rejected
+
+_TOO_MANY_REQUESTS = 429
+_DELIVERED = range(200, 300)
+# Redirects are not followed: a moved receiver is a setting to change, and most clients would repeat the
+# POST as a GET, which answers 200 and stores nothing.
+_FINAL = range(300, 500)
+
+
+def classify(status: int, body: bytes, retry_after: str | None, now_s: float) -> Outcome:
+    """Return what follows from an HTTP status, the start of the body and the Retry-After header.
+
+    2xx is delivered; 429 and 5xx are tried again, as is any number that is no HTTP status; 3xx and all
+    other 4xx are final. `now_s` is seconds since the epoch.
+    """
+    if status in _DELIVERED:
+        return Delivered(status)
+    words = receiver_words(body)
+    if status in _FINAL and status != _TOO_MANY_REQUESTS:
+        return Rejected(status, words, f"http_{status}")
+    after_s = None if retry_after is None else parse_retry_after(retry_after, now_s)
+    return RetryLater(after_s, status, words)
+
+
+def receiver_words(body: bytes) -> str:
+    """Return the start of an error body as text; what is not UTF-8 becomes U+FFFD."""
+    return body[:MAX_WORDS_BYTES].decode(errors="replace").strip()

@@ -1,0 +1,330 @@
+"""One target's way through the journal: read, join, send, confirm, move on.
+
+Owns order (one request in flight, the same bytes until the receiver takes or refuses them) and the
+account: every sample read is confirmed as delivered or as dropped for a reason. Reading and writing the
+journal, HTTP and metrics are given in; what a status means is `outcome`, how long to wait `backoff`.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import structlog
+
+from bridge.delivery.backoff import backoff_s, delay_s
+from bridge.delivery.batch import Batch, Request, plan_batch
+from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
+from bridge.errors import JournalFullError, JournalUnavailableError
+from bridge.journal.rows import Entry
+
+MAX_UNCONFIRMED = 4
+"""Batches that may wait for the journal to write their confirmation; a crash sends at most these again."""
+
+LOG_INTERVAL_S = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Reader(Protocol):
+    """The journal as a sender sees it."""
+
+    def read(self, after_seq: int, max_samples: int, max_bytes: int) -> list[Entry]:
+        """Return entries behind `after_seq` in order, up to the limits (bytes as stored), none when there are none.
+
+        At least one entry when there is one, even when it alone is over a limit. Raises
+        JournalUnavailableError when the disk cannot be read.
+        """
+        ...
+
+
+class Client(Protocol):
+    """One POST (`bridge.delivery.client`)."""
+
+    async def send(self, block: bytes, attempt: int) -> Outcome:
+        """Send a snappy block; `attempt` is 0 for the first try. Raises nothing but cancellation."""
+        ...
+
+
+class Observer(Protocol):
+    """What metrics want to know; called on the loop, must not block or raise."""
+
+    def request_finished(
+        self, target: str, status: int | None, latency_s: float, samples: int, sent_bytes: int
+    ) -> None:
+        """Count one POST; `status` is None when there was no answer."""
+        ...
+
+    def retried(self, target: str, samples: int) -> None:
+        """Count samples that are sent again."""
+        ...
+
+    def dropped(self, target: str, reason: str, samples: int) -> None:
+        """Count samples that will never be delivered to this target."""
+        ...
+
+
+Confirm = Callable[[str, int, int, Mapping[str, int]], Awaitable[None]]
+"""(target, seq, delivered samples, dropped samples by reason); returns when that is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of samples."""
+
+    delivered: int = 0
+    dropped: Mapping[str, int] | None = None
+
+
+class Sender:
+    """Delivers the journal to one target, in order, until stopped."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        reader: Reader,
+        confirm: Confirm,
+        wait_for_data: Callable[[int], Coroutine[None, None, None]],
+        client: Client,
+        observer: Observer,
+        clock_s: Callable[[], float],
+        sleep: Callable[[float], Coroutine[None, None, None]],
+        random_01: Callable[[], float],
+        cursor: int = 0,
+        max_samples_per_send: int = 2000,
+        max_body_bytes: int = 8 << 20,
+    ) -> None:
+        """Start behind `cursor`, the newest confirmed sequence number.
+
+        `wait_for_data(seq)` returns once the journal has something behind `seq`. `url` is for logs only.
+        `clock_s` is monotonic; `random_01` gives numbers from 0 to 1.
+        """
+        self._name = name
+        self._reader = reader
+        self._wait_for_data = wait_for_data
+        self._client = client
+        self._observer = observer
+        self._clock_s = clock_s
+        self._sleep = sleep
+        self._random_01 = random_01
+        self._seq = cursor
+        self._max_samples = max_samples_per_send
+        self._max_body_bytes = max_body_bytes
+        self._stopping = asyncio.Event()
+        self._log = _ThrottledLog(name, url, clock_s)
+        self._ledger = _Ledger(name, confirm, self._journal_failed)
+
+    async def run(self) -> None:
+        """Deliver until `stop` or cancellation.
+
+        After `stop` it returns once the last batch is confirmed. After cancellation whatever was under way
+        is unconfirmed, so the next start sends it again. Anything unexpected from the parts given in
+        leaves as an ExceptionGroup.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ledger.run())
+            await self._deliver()
+            self._ledger.close()
+
+    def stop(self) -> None:
+        """Ask `run` to finish: the batch in hand is sent on, but a failed request is not waited for again."""
+        self._stopping.set()
+
+    async def _deliver(self) -> None:
+        while not self._stopping.is_set():
+            await self._ledger.room()
+            batch = await self._next_batch()
+            if batch is None:
+                continue
+            delivered, dropped = 0, Counter[str]()
+            if batch.damaged:
+                dropped["damaged"] += batch.damaged
+                self._log.error("journal_entries_damaged", last_seq=batch.last_seq, samples=batch.damaged)
+            for request in batch.requests:
+                settled = await self._settle(request)
+                if settled is None:
+                    return
+                delivered += settled.delivered
+                dropped.update(settled.dropped)
+            for reason, samples in dropped.items():
+                self._observer.dropped(self._name, reason, samples)
+            self._ledger.add(batch.last_seq, delivered, dropped)
+            self._seq = batch.last_seq
+
+    async def _next_batch(self) -> Batch | None:
+        """Return what comes next, or None after waiting for it, for a broken disk or for `stop`."""
+        # On the loop's thread on purpose. sqlite3 gives up the GIL for every row, and a worker thread gets it
+        # back only after a switch interval (5 ms) while the loop is busy: 2000 rows would take seconds. Here they
+        # take a few milliseconds, the limits bound each read, and a request comes between any two of them.
+        try:
+            entries = self._reader.read(self._seq, self._max_samples, self._max_body_bytes)
+        except JournalUnavailableError as error:
+            await self._unless_stopped(self._journal_failed("read", 1, error))
+            return None
+        if not entries:
+            await self._unless_stopped(self._wait_for_data(self._seq))
+            return None
+        if entries[0].samples > self._max_samples:
+            # Cutting up a large entry is plain Python over every series, so it must not hold the loop.
+            return await asyncio.to_thread(plan_batch, entries[:1], self._max_samples, self._max_body_bytes)
+        return plan_batch(entries, self._max_samples, self._max_body_bytes)
+
+    async def _settle(self, request: Request) -> Settled | None:
+        """Send one request until its fate is known; None when stopped before."""
+        attempt = 0
+        while True:
+            started_s = self._clock_s()
+            outcome = await self._client.send(request.block, attempt)
+            latency_s = self._clock_s() - started_s
+            self._observer.request_finished(self._name, outcome.status, latency_s, request.samples, len(request.block))
+            if isinstance(outcome, Delivered):
+                return Settled(delivered=request.samples)
+            if isinstance(outcome, Rejected):
+                return await self.settle_rejected(request, outcome)
+            attempt += 1
+            wait_s = delay_s(attempt, outcome.after_s, self._random_01())
+            self._log_retry(outcome, attempt, wait_s, request)
+            await self._unless_stopped(self._sleep(wait_s))
+            if self._stopping.is_set():
+                return None
+            self._observer.retried(self._name, request.samples)
+
+    async def settle_rejected(self, request: Request, rejected: Rejected) -> Settled:
+        """Decide about a request that was refused for good: all of it is dropped, with the status as reason."""
+        self._log.error(
+            "remote_write_rejected",
+            status=rejected.status,
+            words=rejected.words,
+            samples=request.samples,
+            result="these samples are dropped for this target",
+        )
+        return Settled(dropped={rejected.reason: request.samples})
+
+    def _log_retry(self, outcome: RetryLater, attempt: int, wait_s: float, request: Request) -> None:
+        self._log.warning(
+            "remote_write_failed",
+            status=outcome.status,
+            words=outcome.words,
+            attempt=attempt,
+            retry_in_s=round(wait_s, 3),
+            samples=request.samples,
+        )
+
+    async def _journal_failed(self, action: str, attempt: int, error: Exception) -> None:
+        """Log that the journal could not be used and wait before the next try."""
+        self._log.error("journal_failed", action=action, error=str(error), attempt=attempt)
+        await self._sleep(backoff_s(attempt, self._random_01(), min_s=1.0, max_s=5.0))
+
+    async def _unless_stopped(self, waiting: Coroutine[None, None, None]) -> None:
+        """Await something, but no longer than until `stop`."""
+        tasks = (asyncio.create_task(waiting), asyncio.create_task(self._stopping.wait()))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(results[0], Exception):
+            raise results[0]
+
+
+class _Ledger:
+    """Confirmations on their way to disk, so that sending does not wait for each fsync.
+
+    What piles up during one write goes out with the next; a write that fails is repeated with its
+    numbers, because a later sequence number alone would lose the counts.
+    """
+
+    def __init__(self, target: str, confirm: Confirm, failed: Callable[[str, int, Exception], Awaitable[None]]) -> None:
+        self._target = target
+        self._confirm = confirm
+        self._failed = failed
+        self._seq = 0
+        self._delivered = 0
+        self._dropped: Counter[str] = Counter()
+        self._batches = 0
+        self._unconfirmed = 0
+        self._closed = False
+        self._work = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def room(self) -> None:
+        """Return when fewer than `MAX_UNCONFIRMED` batches wait for their confirmation."""
+        await self._room.wait()
+
+    def add(self, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
+        """Take over one settled batch."""
+        self._seq = seq
+        self._delivered += delivered
+        self._dropped.update(dropped)
+        self._batches += 1
+        self._unconfirmed += 1
+        self._work.set()
+        if self._unconfirmed >= MAX_UNCONFIRMED:
+            self._room.clear()
+
+    def close(self) -> None:
+        """Let `run` return once everything taken over is confirmed."""
+        self._closed = True
+        self._work.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._work.wait()
+            if not self._batches:
+                return
+            seq, delivered, dropped, batches = self._seq, self._delivered, dict(self._dropped), self._batches
+            self._delivered, self._batches = 0, 0
+            self._dropped.clear()
+            if not self._closed:
+                self._work.clear()
+            await self._write(seq, delivered, dropped)
+            self._unconfirmed -= batches
+            self._room.set()
+
+    async def _write(self, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self._confirm(self._target, seq, delivered, dropped)
+            except (JournalUnavailableError, JournalFullError) as error:
+                attempt += 1
+                await self._failed("confirm", attempt, error)
+            else:
+                return
+
+
+class _ThrottledLog:
+    """Log each event at once, then at most every `LOG_INTERVAL_S` with the number left out in between."""
+
+    def __init__(self, target: str, url: str, clock_s: Callable[[], float]) -> None:
+        self._bound = _log.bind(target=target, url=_without_credentials(url))
+        self._clock_s = clock_s
+        self._next_s: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
+
+    def warning(self, event: str, **facts: object) -> None:
+        if self._due(event):
+            self._bound.warning(event, **facts, left_out=self._left_out.pop(event, 0))
+
+    def error(self, event: str, **facts: object) -> None:
+        if self._due(event):
+            self._bound.error(event, **facts, left_out=self._left_out.pop(event, 0))
+
+    def _due(self, event: str) -> bool:
+        now_s = self._clock_s()
+        if now_s < self._next_s.get(event, now_s):
+            self._left_out[event] += 1
+            return False
+        self._next_s[event] = now_s + LOG_INTERVAL_S
+        return True
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

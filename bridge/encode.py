@@ -1,0 +1,139 @@
+"""A change to remote_write bytes: the journal's rows and the group's stored parts, and back.
+
+Encoding happens once. A row's body is a snappy block of timeseries fields, so that delivery only
+joins blocks. Pure; it neither decides what a push does nor touches the disk.
+"""
+
+import json
+import struct
+from dataclasses import replace
+from itertools import islice
+
+from bridge.groups import Change, Content, FamilyShape, Group, GroupId, make_shape
+from bridge.journal.rows import GroupRow, PartRow, Record
+from bridge.wire import snappy_block
+from bridge.wire.head import HEAD_TIMES_MS, decode_sample, encode_sample
+from bridge.wire.remote_write import STALE_NAN, split_series, timestamp_field, value_bytes
+
+ROW_SAMPLES = 2000
+"""Most samples in one row: what one remote_write request carries by default (protocol.md section 0)."""
+_PART_LIMIT_BYTES = 1 << 31
+_SECOND_MS = 1000
+
+
+def encode_content(content: Content, arrival_ms: int) -> list[tuple[int, bytes]]:
+    """(samples, snappy block) of a push's own series, at most `ROW_SAMPLES` each, in the push's order."""
+    heads, values = content.shape.heads, content.values
+    if content.timestamps is None and arrival_ms in HEAD_TIMES_MS:
+        packed = struct.pack(f"<{len(values)}d", *values)
+        doubles = [packed[at : at + 8] for at in range(0, len(packed), 8)]
+        if any(value != value for value in values):  # noqa: PLR0124 - the NaN test that costs no call
+            doubles = [value_bytes(value) for value in values]
+        stamp = timestamp_field(arrival_ms)
+        fields = [head + double + stamp for head, double in zip(heads, doubles, strict=True)]
+    else:
+        stamps = content.timestamps or (None,) * len(values)
+        fields = [
+            encode_sample(head, value_bytes(value), arrival_ms if stamp is None else stamp)
+            for head, value, stamp in zip(heads, values, stamps, strict=True)
+        ]
+    return _blocks(fields)
+
+
+def encode_markers(ended: tuple[bytes, ...], arrival_ms: int) -> list[tuple[int, bytes]]:
+    """(samples, snappy block) of the staleness markers for series that ended."""
+    return _blocks([encode_sample(head, STALE_NAN, arrival_ms) for head in ended])
+
+
+def encode_gauges(group: Group) -> tuple[int, bytes]:
+    """The two push-time gauges of a group, in seconds, 0 for never (protocol.md section 5.4)."""
+    pairs = ((group.id.push_time_head, group.push_ms), (group.id.push_failure_time_head, group.failure_ms))
+    fields = [encode_sample(head, value_bytes(at_ms / _SECOND_MS), group.last_ms) for head, at_ms in pairs]
+    return len(fields), snappy_block.compress(b"".join(fields))
+
+
+def _blocks(fields: list[bytes]) -> list[tuple[int, bytes]]:
+    if len(fields) <= ROW_SAMPLES:
+        return [(len(fields), snappy_block.compress(b"".join(fields)))] if fields else []
+    rest = iter(fields)
+    chunks = iter(lambda: list(islice(rest, ROW_SAMPLES)), [])
+    return [(len(chunk), snappy_block.compress(b"".join(chunk))) for chunk in chunks]
+
+
+def encode_change(change: Change) -> tuple[list[Record], Group]:
+    """Rows for the journal, and the group with the stored form of each part.
+
+    Markers come first: what ended did so before what came instead.
+    """
+    group = change.group
+    content = encode_content(change.content, group.last_ms)
+    pieces = [*encode_markers(change.ended, group.last_ms), *content]
+    if change.gauges:
+        pieces.append(encode_gauges(group))
+    known = {id(part): row for part, row in zip(change.before.parts, change.before.rows, strict=True)}
+    if content:
+        known[id(change.content)] = PartRow(encode_families(change.content), _join(content))
+    rows = tuple(known.get(id(part)) or _encode_part(part, group.last_ms) for part in group.parts)
+    records = [
+        Record(group.last_ms, group.id.key, change.operation, sum(count for count, _ in run), _join(run))
+        for run in _pack(pieces)
+    ]
+    return records, replace(group, rows=rows)
+
+
+def _encode_part(part: Content, arrival_ms: int) -> PartRow:
+    return PartRow(encode_families(part), _join(encode_content(part, arrival_ms)))
+
+
+def _join(pieces: list[tuple[int, bytes]]) -> bytes:
+    return pieces[0][1] if len(pieces) == 1 else snappy_block.join([block for _, block in pieces])
+
+
+def _pack(pieces: list[tuple[int, bytes]]) -> list[list[tuple[int, bytes]]]:
+    """Neighbours go into one row while they fit."""
+    runs: list[list[tuple[int, bytes]]] = []
+    room = 0
+    for piece in pieces:
+        if piece[0] > room:
+            runs.append([])
+            room = ROW_SAMPLES
+        runs[-1].append(piece)
+        room -= piece[0]
+    return runs
+
+
+def encode_families(content: Content) -> bytes:
+    """What timeseries fields lack: the families, and which series have explicit timestamps."""
+    if content.timestamps is None:
+        return content.shape.header
+    timed = [at for at, stamp in enumerate(content.timestamps) if stamp is not None]
+    return content.shape.header + b"\n" + json.dumps(timed, separators=(",", ":")).encode()
+
+
+def decode_part(row: PartRow) -> Content:
+    """Bring back a stored content; ValueError when the row is damaged."""
+    header, _, explicit_positions = row.families.partition(b"\n")
+    families = json.loads(header)
+    samples = [decode_sample(field) for field in split_series(snappy_block.decompress(row.body, _PART_LIMIT_BYTES))]
+    shapes: list[FamilyShape] = []
+    at = 0
+    for name, kind, text, count in families:
+        shapes.append(FamilyShape(name, kind, text, at, at + count))
+        at += count
+    if at != len(samples):
+        raise ValueError(f"stored group part: families name {at} series, the body has {len(samples)}")
+    explicit = set(json.loads(explicit_positions or b"[]"))
+    stamps = tuple(stamp if at in explicit else None for at, (_, _, stamp) in enumerate(samples))
+    shape = make_shape(shapes, [head for head, _, _ in samples])
+    return Content(shape, tuple(value for _, value, _ in samples), stamps if explicit else None)
+
+
+def encode_group(group: Group) -> GroupRow:
+    """A group's stored form."""
+    return GroupRow(group.id.key, group.last_ms, group.push_ms, group.failure_ms, group.live, group.rows)
+
+
+def decode_group(row: GroupRow, group_id: GroupId) -> Group:
+    """Bring back a group as it was stored; ValueError when a part is damaged."""
+    parts = tuple(decode_part(part) for part in row.parts)
+    return Group(group_id, row.last_ms, row.push_ms, row.failure_ms, row.live, parts, row.parts)

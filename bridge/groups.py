@@ -1,0 +1,267 @@
+"""Groups: what each grouping key holds now, and what a push does to it.
+
+Owns Pushgateway's PUT, POST and DELETE semantics and the consistency rules (design.md section 4,
+"resolve"; protocol.md sections 5.3 to 5.6). Values are immutable: a push that is not committed has
+changed nothing. No I/O, no bytes of the journal, no clock.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bridge.errors import BadPushError
+from bridge.journal.rows import Operation, PartRow
+from bridge.model import Labels, MetricType
+from bridge.wire.head import labels_of, make_head
+from bridge.wire.remote_write import label_bytes
+
+PUSH_TIME, PUSH_FAILURE_TIME = "push_time_seconds", "push_failure_time_seconds"
+_SEPARATOR = b"\xff"
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyShape:
+    """One family of a shape: its series are `heads[start:stop]`."""
+
+    name: str
+    type: MetricType
+    help: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What repeated pushes of one job have in common: families and series, without values."""
+
+    families: tuple[FamilyShape, ...]
+    heads: tuple[bytes, ...]
+    names: frozenset[str]
+    header: bytes
+    """Families as JSON, for the group's stored state; made once because pushes repeat it."""
+
+    def without(self, names: frozenset[str]) -> tuple["Shape", list[int]]:
+        """Leave out these families; also gives the positions of the series that stay."""
+        families: list[FamilyShape] = []
+        kept: list[int] = []
+        for family in self.families:
+            if family.name not in names:
+                start = len(kept)
+                kept.extend(range(family.start, family.stop))
+                families.append(replace(family, start=start, stop=len(kept)))
+        return make_shape(families, [self.heads[i] for i in kept]), kept
+
+
+def make_shape(families: Sequence[FamilyShape], heads: Sequence[bytes]) -> Shape:
+    """Put a shape together with what is derived from its families."""
+    rows = [[family.name, family.type, family.help, family.stop - family.start] for family in families]
+    header = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()
+    return Shape(tuple(families), tuple(heads), frozenset(family.name for family in families), header)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """The parsed series of one push: a shape and a value for each of its series."""
+
+    shape: Shape
+    values: tuple[float, ...]
+    timestamps: tuple[int | None, ...] | None = None
+    """Explicit timestamps in ms, None when no sample has one."""
+
+    def without(self, names: frozenset[str]) -> "Content | None":
+        """Leave out these families; None when nothing stays."""
+        if self.shape.names <= names:
+            return None
+        if self.shape.names.isdisjoint(names):
+            return self
+        shape, kept = self.shape.without(names)
+        stamps = self.timestamps
+        return Content(
+            shape,
+            tuple(self.values[i] for i in kept),
+            tuple(stamps[i] for i in kept) if stamps else None,
+        )
+
+    def untimed_heads(self) -> tuple[bytes, ...]:
+        """Series that get a staleness marker when they end; explicit timestamps are exempt (design.md section 7)."""
+        if self.timestamps is None:
+            return self.shape.heads
+        return tuple(head for head, stamp in zip(self.shape.heads, self.timestamps, strict=True) if stamp is None)
+
+
+EMPTY = Content(make_shape((), ()), ())
+
+
+@dataclass(frozen=True, slots=True)
+class GroupId:
+    """A grouping key with what is derived from it once."""
+
+    key: bytes
+    labels: Labels
+    """Grouping labels sorted by name, empty values included: they are part of the key."""
+    push_time_head: bytes
+    push_failure_time_head: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """A group's state after its newest push."""
+
+    id: GroupId
+    last_ms: int = 0
+    push_ms: int = 0
+    failure_ms: int = 0
+    live: bool = False
+    parts: tuple[Content, ...] = ()
+    rows: tuple[PartRow, ...] = ()
+    """The parts as stored, one for one; the journal skips those that it has."""
+
+    @property
+    def last_push_successful(self) -> bool:
+        """Pushgateway's reading: the newest failure is not after the newest success."""
+        return self.failure_ms <= self.push_ms
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What one push does: the group afterwards, the samples to send, the series that ended."""
+
+    operation: Operation
+    before: Group
+    group: Group
+    content: Content = EMPTY
+    ended: tuple[bytes, ...] = ()
+    gauges: bool = True
+    """Whether the group's two push-time gauges are sent."""
+
+
+def key_of(labels: Labels) -> bytes:
+    """Identity of a group: sorted names and values joined by 0xFF, which UTF-8 never contains."""
+    return _SEPARATOR.join(part.encode() for pair in sorted(labels) for part in pair)
+
+
+def labels_of_key(key: bytes) -> Labels:
+    """Labels of a grouping key."""
+    parts = [part.decode() for part in key.split(_SEPARATOR)]
+    return tuple(zip(parts[::2], parts[1::2], strict=True))
+
+
+def group_id(key: bytes, external: Mapping[str, str]) -> GroupId:
+    """Derive a group's labels and the heads of its push-time gauges."""
+    labels = labels_of_key(key)
+    everything = {**external, **dict(labels)}
+
+    def gauge(name: str) -> bytes:
+        return make_head(label_bytes((("__name__", name), *everything.items())))
+
+    return GroupId(key, labels, gauge(PUSH_TIME), gauge(PUSH_FAILURE_TIME))
+
+
+def next_ms(group: Group, now_ms: int) -> int:
+    """Arrival time for the group's next push: now, but always later than the one before (design.md section 4)."""
+    return max(now_ms, group.last_ms + 1)
+
+
+def store(group: Group, content: Content, now_ms: int, *, replace_all: bool) -> Change:
+    """Apply PUT (`replace_all`) or POST: what the group holds then, and which series ended."""
+    arrival_ms = next_ms(group, now_ms)
+    if replace_all:
+        kept: list[Content] = []
+    else:
+        kept = [part for old in group.parts if (part := old.without(content.shape.names)) is not None]
+    parts = (*kept, content) if content.shape.families else tuple(kept)
+    after = replace(group, last_ms=arrival_ms, push_ms=arrival_ms, live=True, parts=parts)
+    return Change("put" if replace_all else "post", group, after, content, ended_between(group.parts, parts))
+
+
+def ended_between(before: tuple[Content, ...], after: tuple[Content, ...]) -> tuple[bytes, ...]:
+    """Series of `before` that `after` lacks, in their old order."""
+    surviving = {id(part.shape) for part in after}
+    gone = [part for part in before if id(part.shape) not in surviving]
+    if not gone:
+        return ()
+    heads = {head for part in after for head in part.shape.heads}
+    return tuple(head for part in gone for head in part.untimed_heads() if head not in heads)
+
+
+def delete(group: Group, now_ms: int) -> Change:
+    """Apply DELETE: every series ends, the push-time gauges too."""
+    ended = ended_between(group.parts, ())
+    if group.live:
+        ended = (*ended, group.id.push_time_head, group.id.push_failure_time_head)
+    after = Group(group.id, last_ms=next_ms(group, now_ms))
+    return Change("delete", group, after, ended=ended, gauges=False)
+
+
+def refuse(group: Group, now_ms: int) -> Change:
+    """Note a refused push: its time is kept, everything else stays (protocol.md section 5.4)."""
+    arrival_ms = next_ms(group, now_ms)
+    return Change("failure", group, replace(group, last_ms=arrival_ms, failure_ms=arrival_ms, live=True))
+
+
+@dataclass(slots=True)
+class Groups:
+    """All groups by key. The one mutable thing here; its owner publishes what is on disk."""
+
+    external_labels: Mapping[str, str] = field(default_factory=dict)
+    _by_key: dict[bytes, Group] = field(default_factory=dict)
+    _name_sets: dict[tuple[str, ...], int] = field(default_factory=dict)
+
+    def get(self, key: bytes) -> Group:
+        """The group under this key; a group that never was is empty and not live."""
+        return self._by_key.get(key) or Group(group_id(key, self.external_labels))
+
+    def publish(self, groups: Iterable[Group]) -> None:
+        """Take over states that are on disk."""
+        for group in groups:
+            names = tuple(name for name, _ in group.id.labels)
+            before = self._by_key.get(group.id.key)
+            self._by_key[group.id.key] = group
+            change = group.live - (before.live if before else False)
+            if change:
+                count = self._name_sets.get(names, 0) + change
+                if count:
+                    self._name_sets[names] = count
+                else:
+                    self._name_sets.pop(names, None)
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Drop groups that ended long ago."""
+        for key in keys:
+            self._by_key.pop(key, None)
+
+    def live(self) -> Iterator[Group]:
+        """Groups that hold something, in the order of their first push."""
+        return (group for group in self._by_key.values() if group.live)
+
+    def name_sets(self) -> Iterable[tuple[str, ...]]:
+        """The distinct sets of grouping label names among live groups."""
+        return self._name_sets.keys()
+
+
+def check_foreign(group: Group, content: Content, others: "Groups", staged: Mapping[bytes, Group]) -> None:
+    """Refuse a series that another group already owns with exactly the same labels (design.md section 4).
+
+    A grouping key is part of its series' labels, so a possible owner follows from the series itself
+    and each set of grouping label names in use; with one such set there can be none.
+    """
+    if any(part.shape is content.shape for part in group.parts):
+        return
+    own = tuple(name for name, _ in group.id.labels)
+    name_sets = set(others.name_sets())
+    name_sets.update(tuple(name for name, _ in other.id.labels) for other in staged.values() if other.live)
+    name_sets.discard(own)
+    if not name_sets:
+        return
+    for head in content.shape.heads:
+        labels = dict(labels_of(head))
+        for names in name_sets:
+            key = key_of(tuple((name, labels.get(name, "")) for name in names))
+            owner = staged.get(key) or others.get(key)
+            if owner.live and any(head in part.shape.heads for part in owner.parts):
+                name = labels.pop("__name__")
+                raise BadPushError(
+                    "inconsistent",
+                    f"pushed metrics are invalid or inconsistent with existing metrics: {name}{labels} is already "
+                    f"pushed by the group {dict(owner.id.labels)}; delete that group or change the grouping labels",
+                )

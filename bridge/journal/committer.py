@@ -1,0 +1,226 @@
+"""Group commit: everything that arrived while one transaction was being written shares the next.
+
+Owns the only access to the journal's writing side, and the order in which pushes take effect.
+Statements run on the event loop, where they cost microseconds; only the commit, which waits for the
+disk, runs in a thread, so that the loop reads and parses the next pushes meanwhile. Groups and cursors
+become visible when they are on disk, never before.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal, Protocol
+
+import structlog
+
+from bridge.encode import encode_change, encode_group
+from bridge.errors import JournalFullError, JournalUnavailableError, PushRefusedError
+from bridge.groups import Change, Group, Groups
+from bridge.journal.ledger import Ledger, confirm
+from bridge.journal.rows import Batch, CursorRow, Record
+from bridge.journal.store import Journal
+
+_log = structlog.get_logger(__name__)
+_TRIM_ROWS = 1000
+_DROP_ROWS = 100
+_FOREVER_MS = 1 << 62
+WhenFull = Literal["reject", "drop_oldest"]
+
+
+class CommitObserver(Protocol):
+    """What metrics want to know about commits; called on the loop."""
+
+    def committed(self, operations: int, seconds: float) -> None:
+        """One transaction with this many pushes and confirmations is durable."""
+
+    def commit_failed(self, reason: str) -> None:
+        """One transaction did not get onto the disk."""
+
+
+@dataclass(slots=True)
+class Staging:
+    """One transaction being put together: what is on disk, with this batch's changes over it."""
+
+    now_ms: int
+    committed: Groups
+    ledger: Ledger
+    groups: dict[bytes, Group] = field(default_factory=dict)
+    cursors: dict[str, CursorRow] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+
+    def group(self, key: bytes) -> Group:
+        """The group as this transaction will leave it."""
+        return self.groups.get(key) or self.committed.get(key)
+
+    def add(self, change: Change) -> None:
+        """Add what a push does: rows for delivery and the group's new state."""
+        records, group = encode_change(change)
+        self.records.extend(records)
+        self.groups[group.id.key] = group
+
+    def confirm(self, target: str, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
+        """Move a target's cursor."""
+        cursor = self.cursors.get(target) or self.ledger.cursors[target]
+        self.cursors[target] = confirm(cursor, seq, delivered, dropped)
+
+    def batch(self) -> Batch:
+        """What the journal is to write."""
+        return Batch(
+            tuple(self.records),
+            tuple(encode_group(group) for group in self.groups.values()),
+            tuple(self.cursors.values()),
+        )
+
+
+Operation = Callable[[Staging], Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    operation: Operation
+    done: "asyncio.Future[Any]"
+
+
+class Committer:
+    """Applies operations in the order of `submit`, each in one transaction with its neighbours."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        groups: Groups,
+        ledger: Ledger,
+        *,
+        now_ms: Callable[[], int],
+        when_full: WhenFull,
+        observer: CommitObserver,
+    ) -> None:
+        """Own `journal` from now on; `groups` and `ledger` change only here."""
+        self.groups = groups
+        self.ledger = ledger
+        self._journal = journal
+        self._now_ms = now_ms
+        self._when_full = when_full
+        self._observer = observer
+        self._queue: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._appended = asyncio.Event()
+        self.failure: str | None = None
+        """Why the newest commit failed, None when it did not: readiness follows it."""
+
+    async def submit(self, operation: Operation) -> Any:
+        """Run `operation` on the next transaction and return its result once that is on disk.
+
+        An operation stages all or nothing: it may raise PushRefusedError before it stages anything.
+        Raises JournalFullError or JournalUnavailableError when the transaction could not be written;
+        then nothing has changed.
+        """
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(operation, done))
+        self._wake.set()
+        return await done
+
+    async def confirm(self, target: str, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
+        """Move a target's cursor, durably; what `Sender` calls."""
+        await self.submit(lambda staging: staging.confirm(target, seq, delivered, dropped))
+
+    async def wait_for_rows(self, after_seq: int) -> None:
+        """Return when there are committed rows after `after_seq`."""
+        while self._journal.end_seq <= after_seq:
+            self._appended.clear()
+            await self._appended.wait()
+
+    async def run(self) -> None:
+        """Commit until `close`, then what is left, then return."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                waiting = [self._queue.popleft() for _ in range(len(self._queue))]
+                await self._commit(waiting)
+            if self._closing:
+                self._thread.shutdown()
+                return
+
+    def close(self) -> None:
+        """Let `run` finish what was submitted and return."""
+        self._closing = True
+        self._wake.set()
+
+    async def trim(self, retention_ms: int) -> int:
+        """Delete delivered rows older than this; gives how many, at most a thousand at a time."""
+        return int(await self.submit(lambda staging: self._trim(staging.now_ms - retention_ms)))
+
+    def _trim(self, before_ms: int) -> int:
+        return self._journal.trim(before_ms, self.ledger.floor(self._journal.end_seq), _TRIM_ROWS)
+
+    async def _commit(self, waiting: list[_Waiting]) -> None:
+        waiting = [item for item in waiting if not item.done.done()]
+        staging = Staging(self._now_ms(), self.groups, self.ledger)
+        results: list[tuple[_Waiting, Any]] = []
+        try:
+            for item in waiting:
+                try:
+                    results.append((item, item.operation(staging)))
+                except (JournalFullError, JournalUnavailableError):
+                    raise
+                except PushRefusedError as error:
+                    item.done.set_exception(error)
+            await self._write(staging, len(results))
+        except (JournalFullError, JournalUnavailableError) as error:
+            self._journal.rollback()
+            await self._after_failure(waiting, error)
+            return
+        for item, result in results:
+            if not item.done.done():
+                item.done.set_result(result)
+
+    async def _write(self, staging: Staging, operations: int) -> None:
+        started = perf_counter()
+        self._journal.write(staging.batch())
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
+        self.groups.publish(staging.groups.values())
+        self.ledger.publish(staging.cursors)
+        self.failure = None
+        self._observer.committed(operations, perf_counter() - started)
+        if staging.records:
+            self._appended.set()
+
+    async def _after_failure(self, waiting: list[_Waiting], error: PushRefusedError) -> None:
+        """Make room and try again; else one by one, so that a giant push costs its neighbours nothing."""
+        waiting = [item for item in waiting if not item.done.done()]
+        if isinstance(error, JournalFullError) and await self._make_room():
+            await self._commit(waiting)
+            return
+        if len(waiting) > 1:
+            for item in waiting:
+                await self._commit([item])
+            return
+        self.failure = str(error)
+        self._observer.commit_failed(error.reason)
+        for item in waiting:
+            item.done.set_exception(error)
+
+    async def _make_room(self) -> bool:
+        """Give up history first, then, if the operator chose so, the oldest undelivered rows."""
+        try:
+            freed = self._trim(_FOREVER_MS)
+            cursors: dict[str, CursorRow] = {}
+            if not freed and self._when_full == "drop_oldest":
+                rows = self._journal.drop_oldest(_DROP_ROWS)
+                freed = len(rows)
+                cursors = self.ledger.drop(rows, "journal_full")
+                self._journal.write(Batch(cursors=tuple(cursors.values())))
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
+        except (JournalFullError, JournalUnavailableError) as error:
+            self._journal.rollback()
+            _log.error("journal_make_room_failed", error=str(error))
+            return False
+        self.ledger.publish(cursors)
+        for target, cursor in cursors.items():
+            _log.error("samples_dropped", target=target, reason="journal_full", totals=dict(cursor.dropped))
+        return freed > 0

@@ -1,0 +1,59 @@
+"""The account of every target: accepted = delivered + pending + dropped (design.md section 3.2).
+
+Owns the cursors in memory. A pending figure is never stored: it is what the totals leave, so the
+sum holds by construction; what a recovery lost is booked as dropped when the agent starts.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from bridge.journal.rows import CursorRow, Entry
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Cursors by target, as last made durable, and what each sender has in hand."""
+
+    cursors: dict[str, CursorRow] = field(default_factory=dict)
+    _in_hand: dict[str, int] = field(default_factory=dict)
+
+    def hand_out(self, target: str, entries: Iterable[Entry]) -> None:
+        """Note how far a sender has read: rows in hand will be confirmed even if they are dropped meanwhile."""
+        self._in_hand[target] = max((entry.seq for entry in entries), default=self._in_hand.get(target, 0))
+
+    def publish(self, cursors: Mapping[str, CursorRow]) -> None:
+        """Take over cursors that are on disk."""
+        self.cursors.update(cursors)
+
+    def floor(self, end_seq: int) -> int:
+        """Newest row that every target has confirmed; with no target nothing is waited for."""
+        return min((cursor.seq for cursor in self.cursors.values()), default=end_seq)
+
+    def drop(self, rows: Iterable[tuple[int, int]], reason: str) -> dict[str, CursorRow]:
+        """Cursors after these (seq, samples) rows are gone for the targets that had not read them."""
+        rows = list(rows)
+        changed: dict[str, CursorRow] = {}
+        for target, cursor in self.cursors.items():
+            known = max(cursor.seq, self._in_hand.get(target, 0))
+            lost = sum(samples for seq, samples in rows if seq > known)
+            if lost:
+                changed[target] = add_dropped(cursor, {reason: lost})
+        return changed
+
+
+def add_dropped(cursor: CursorRow, dropped: Mapping[str, int]) -> CursorRow:
+    """The cursor with more samples dropped, by reason."""
+    totals = dict(cursor.dropped)
+    for reason, samples in dropped.items():
+        totals[reason] = totals.get(reason, 0) + samples
+    return replace(cursor, dropped=tuple(sorted(totals.items())))
+
+
+def confirm(cursor: CursorRow, seq: int, delivered: int, dropped: Mapping[str, int]) -> CursorRow:
+    """The cursor moved to `seq`; confirmations arrive in order."""
+    return replace(add_dropped(cursor, dropped), seq=max(seq, cursor.seq), delivered=cursor.delivered + delivered)
+
+
+def pending(cursor: CursorRow, accepted_total: int) -> int:
+    """Samples that the target can still get."""
+    return accepted_total - cursor.start_total - cursor.delivered - sum(count for _, count in cursor.dropped)

@@ -1,0 +1,67 @@
+"""Reads committed journal rows in order, for delivery; it never changes the file.
+
+Owns the checksum test of what comes back. Writing, trimming and cursors must not live here.
+"""
+
+import sqlite3
+import zlib
+from pathlib import Path
+from typing import Self
+
+from bridge.errors import JournalUnavailableError
+from bridge.journal.recovery import connect_read_only
+from bridge.journal.rows import Entry
+
+
+class JournalReader:
+    """A read-only connection of its own; usable from any thread, but from one at a time.
+
+    The file must exist: open the `Journal` first. Each `read` sees what was committed before it began.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal file `path`. Raise JournalUnavailableError if it cannot be opened."""
+        try:
+            self._connection = connect_read_only(path)
+        except sqlite3.Error as error:
+            raise JournalUnavailableError("io_error", f"cannot open the journal {path}: {error}") from error
+        self._path = path
+
+    def read(self, after_seq: int, max_samples: int, max_bytes: int) -> list[Entry]:
+        """Give rows with `seq > after_seq` in order until the next would exceed either limit.
+
+        The limits are sums over the rows' samples and stored body bytes. The first row is given whatever its
+        size, so that a large push cannot stop delivery. Raise JournalUnavailableError.
+        """
+        entries: list[Entry] = []
+        samples_left, bytes_left = max_samples, max_bytes
+        try:
+            rows = self._connection.execute(
+                "SELECT seq, samples, arrival_ms, crc, body FROM journal WHERE seq > ? ORDER BY seq", (after_seq,)
+            )
+            try:
+                for seq, samples, arrival_ms, crc, body in rows:
+                    samples_left -= samples
+                    bytes_left -= len(body)
+                    if entries and (samples_left < 0 or bytes_left < 0):
+                        break
+                    damaged = zlib.crc32(body) != crc
+                    entries.append(Entry(seq, samples, b"" if damaged else body, arrival_ms, damaged))
+            finally:
+                # An open cursor is an open read transaction, which would keep the WAL from being reset.
+                rows.close()
+        except sqlite3.Error as error:
+            raise JournalUnavailableError("io_error", f"cannot read the journal {self._path}: {error}") from error
+        return entries
+
+    def close(self) -> None:
+        """Close the connection; the reader must not be used afterwards."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        """Give the reader itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()

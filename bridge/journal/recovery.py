@@ -1,0 +1,298 @@
+"""Opens the journal file, and replaces a damaged one by a new file with all that can still be read.
+
+Owns which files lie in the storage directory and in which order they are renamed: a file appears under
+its final name only when it is complete and on disk, so a crash at any point is finished by the next open.
+Reading and writing of a healthy journal must not live here.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from bridge.errors import ConfigError
+from bridge.journal import schema
+
+_DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_PRIMARY_CODE = 0xFF
+_PROBE_WITHOUT_BOUND = 20_000
+"""Numbers tried past the last readable row when nothing tells how far the table goes."""
+
+Row = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What happened to a damaged file when it was opened."""
+
+    set_aside: Path
+    """Where the damaged file is now; `-wal` and `-shm` lie beside it under the same name."""
+    rows_saved: int
+    """Journal rows copied into the new file."""
+    reason: str
+    """What was wrong with the file, in SQLite's words where it had any."""
+
+
+class DamagedError(Exception):
+    """The file is not a usable journal; the text says why."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open `path` for writing with the durability that the journal promises. Raise sqlite3.Error."""
+    # A writer other than ours can only be somebody's sqlite3 shell; the event loop does not wait long for that.
+    connection = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = 16777216")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open `path` so that no statement can change it. Raise sqlite3.Error."""
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    return sqlite3.connect(uri, uri=True, timeout=0.2, isolation_level=None, check_same_thread=False)
+
+
+def open_database(directory: Path, now_ms: int) -> tuple[sqlite3.Connection, Recovery | None]:
+    """Give a connection to a healthy journal in `directory`, made new or recovered where needed.
+
+    The caller owns the directory (holds its lock). Raise ConfigError for a file that a newer agent wrote and
+    for what the operating system refuses; neither touches the file.
+    """
+    path = directory / schema.FILE_NAME
+    try:
+        _finish_interrupted(directory, now_ms)
+        recovery = None
+        if not path.exists():
+            _create(_new_path(directory)).close()
+            _put_in_place(directory)
+        try:
+            connection = _connect_checked(path)
+        except DamagedError as damage:
+            recovery = _recover(directory, now_ms, str(damage))
+            connection = _connect_checked(path)
+    except (sqlite3.Error, OSError, DamagedError) as error:
+        raise ConfigError(f"storage.path: cannot open the journal {path}: {error}") from error
+    return connection, recovery
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell a broken file from a disk or a lock that may be better later."""
+    return _code(error) in _DAMAGE_CODES
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and new names in `directory` survive a power loss. Raise OSError."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & _PRIMARY_CODE
+
+
+def _new_path(directory: Path) -> Path:
+    return directory / f"{schema.FILE_NAME}.new"
+
+
+def _companions(path: Path) -> tuple[Path, Path]:
+    return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
+def _finish_interrupted(directory: Path, now_ms: int) -> None:
+    path, new = directory / schema.FILE_NAME, _new_path(directory)
+    if not path.exists():
+        # A crash fell between the renames of `_recover`: what is left of the old file must not meet the new one.
+        _set_aside(path, now_ms)
+        if new.exists():
+            try:
+                _connect_checked(new).close()
+                _put_in_place(directory)
+            except DamagedError:
+                pass
+            else:
+                return
+    for leftover in (new, *_companions(new)):
+        leftover.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> sqlite3.Connection:
+    connection = connect(path)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in schema.CREATE:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _put_in_place(directory: Path) -> None:
+    new = _new_path(directory)
+    descriptor = os.open(new, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    new.rename(directory / schema.FILE_NAME)
+    sync_directory(directory)
+
+
+def _connect_checked(path: Path) -> sqlite3.Connection:
+    # SQLite takes an empty file for a new database; ours are never empty under their final name.
+    if path.stat().st_size == 0:
+        raise DamagedError("the file is empty")
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = connect(path)
+        _check(connection, path)
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, sqlite3.Error) and is_damage(error):
+            raise DamagedError(str(error)) from error
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "meta" in tables:
+        row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+        version = row[0] if row else None
+        if isinstance(version, int) and version > schema.VERSION:
+            raise ConfigError(
+                f"storage.path: {path} has schema version {version}, this agent knows up to {schema.VERSION}; "
+                "start the newer agent again or choose another directory"
+            )
+        if version != schema.VERSION:
+            raise DamagedError(f"schema version is {version!r}, want {schema.VERSION}")
+    missing = sorted(schema.TABLES.keys() - tables)
+    if missing:
+        raise DamagedError(f"missing tables: {', '.join(missing)}")
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise DamagedError(" ".join(str(verdict).split()))
+    names = {name for (name,) in connection.execute("SELECT name FROM meta")}
+    if not names >= {"accepted_total", "last_seq"}:
+        raise DamagedError("the meta table lacks accepted_total or last_seq")
+
+
+def _recover(directory: Path, now_ms: int, reason: str) -> Recovery:
+    path, new = directory / schema.FILE_NAME, _new_path(directory)
+    target = _create(new)
+    try:
+        target.execute("BEGIN IMMEDIATE")
+        source = connect_read_only(path)
+        try:
+            # Without this SQLite reads nothing from a file that is shorter than its header says.
+            source.execute("PRAGMA writable_schema = ON")
+            rows_saved = _salvage(source, target)
+        finally:
+            source.close()
+        target.execute("COMMIT")
+    finally:
+        target.close()
+    # The old file leaves only now that everything saved is under `.new`; see `_finish_interrupted`.
+    aside = _set_aside(path, now_ms)
+    _put_in_place(directory)
+    return Recovery(aside, rows_saved, reason)
+
+
+def _set_aside(path: Path, now_ms: int) -> Path:
+    stem = f"{path.name}.damaged-{now_ms}"
+    aside, number = path.with_name(stem), 1
+    while any(name.exists() for name in (aside, *_companions(aside))):
+        aside, number = path.with_name(f"{stem}.{number}"), number + 1
+    # The database goes first: without it the next open knows that the rest must follow.
+    for old, kept in zip((path, *_companions(path)), (aside, *_companions(aside)), strict=True):
+        if old.exists():
+            old.rename(kept)
+    sync_directory(path.parent)
+    return aside
+
+
+def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
+    meta = {name: value for name, value in _rows(source, "meta") if isinstance(value, int)}
+    last_seq = max(0, meta.get("last_seq", 0))
+    accepted = max(0, meta.get("accepted_total", 0))
+    for row in _rows(source, "cursors"):
+        if _typed(row, (str, int, int, int, str)):
+            _insert(target, "cursors", row)
+            last_seq = max(last_seq, int(str(row[1])))
+    for row in _rows(source, "groups"):
+        if _typed(row, (bytes, int, int, int, int)):
+            _insert(target, "groups", row)
+    for row in _rows(source, "group_parts"):
+        if _typed(row, (bytes, int, bytes, bytes)):
+            _insert(target, "group_parts", row)
+    target.execute("DELETE FROM group_parts WHERE grp NOT IN (SELECT key FROM groups)")
+    # A body whose checksum is wrong is copied too: the reader reports it, and the target counts its samples.
+    for row in _rows(source, "journal", last_seq):
+        if _typed(row, (int, int, bytes, str, int, int, int, bytes)):
+            _insert(target, "journal", row)
+    rows, seen, total = target.execute(
+        "SELECT count(*), coalesce(max(seq), 0), coalesce(max(total), 0) FROM journal"
+    ).fetchone()
+    state = (("last_seq", max(last_seq, seen)), ("accepted_total", max(accepted, total)))
+    target.executemany("UPDATE meta SET value = ?2 WHERE name = ?1", state)
+    return int(rows)
+
+
+def _typed(row: Row, types: tuple[type, ...]) -> bool:
+    return all(isinstance(value, kind) for value, kind in zip(row, types, strict=True))
+
+
+def _insert(target: sqlite3.Connection, table: str, row: Row) -> None:
+    marks = ", ".join("?" * len(row))
+    target.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # noqa: S608
+
+
+def _has_table(source: sqlite3.Connection, table: str) -> bool:
+    try:
+        source.execute(f"SELECT 1 FROM {table} WHERE 0")  # noqa: S608
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def _rows(source: sqlite3.Connection, table: str, bound: int = 0) -> Iterator[Row]:
+    """Yield the readable rows of a table in rowid order; a damaged page costs only the rows on it."""
+    columns = ", ".join(schema.TABLES[table])
+    select = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid"  # noqa: S608
+    if not _has_table(source, table):
+        return
+    try:
+        row = source.execute(f"{select} > 0 ORDER BY rowid DESC LIMIT 1").fetchone()
+        bound = max(bound, row[0] if row else 0)
+    except sqlite3.Error:
+        bound = max(bound, _PROBE_WITHOUT_BOUND)
+    # A scan stops at the first damaged page. Looking rows up one by one from there goes down the tree anew each
+    # time, so it passes the page as soon as the number lies on the next one; then scanning is worth it again.
+    position, scanning = 0, True
+    while position < bound:
+        try:
+            if scanning:
+                for row in source.execute(f"{select} > ? ORDER BY rowid", (position,)):
+                    position = row[0]
+                    yield row[1:]
+                return
+            position += 1
+            row = source.execute(f"{select} = ?", (position,)).fetchone()
+        except sqlite3.Error:
+            scanning = False
+        else:
+            scanning = row is not None
+            if row is not None:
+                yield row[1:]

@@ -1,0 +1,372 @@
+"""The journal's one writer: appends, group states and cursors in one transaction, and what keeps the file bounded.
+
+Owns the lock of the storage directory, the sequence numbers and the translation of SQLite's errors. Synchronous:
+when to commit, and in which thread, is the group-commit writer's business; opening a damaged file is `recovery`'s.
+"""
+
+import fcntl
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError
+from bridge.journal import schema
+from bridge.journal.recovery import Recovery, connect, open_database, sync_directory
+from bridge.journal.rows import Batch, CursorRow, GroupRow, PartRow, Record
+
+_LOW_DISK_BYTES = 1 << 20
+_MAX_RESERVE_PAGES = 64
+_PRIMARY_CODE = 0xFF
+
+
+class Journal:
+    """The journal file, open for writing; one process holds it, and one thread at a time may call it.
+
+    Changes (`write`, `trim`, `drop_oldest`, `delete_cursor`) gather in one transaction until `commit` or
+    `rollback`. After any of them or `commit` raised, `rollback` must come next. `accepted_total` and
+    `end_seq` are safe to read from any thread at any time; everything else counts as a call.
+    """
+
+    def __init__(
+        self, directory: Path, lock: int, connection: sqlite3.Connection, recovery: Recovery | None, max_bytes: int
+    ) -> None:
+        """Take over what `open` prepared; use `open`."""
+        self.path = directory / schema.FILE_NAME
+        self.recovery = recovery
+        """What was done about a damaged file, None when the file was healthy or new."""
+        self._lock = lock
+        self._max_bytes = max_bytes
+        self._failed = False
+        self._use(connection)
+        meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+        self._end_seq = self._next_end_seq = int(meta["last_seq"])
+        self._accepted = self._next_accepted = int(meta["accepted_total"])
+        # The very tuples that the owner handed over, to skip writing parts that did not change.
+        self._parts: dict[bytes, tuple[PartRow, ...]] = {}
+        self._next_parts: dict[bytes, tuple[PartRow, ...] | None] = {}
+
+    @staticmethod
+    def open(directory: Path, *, max_bytes: int, now_ms: int) -> "Journal":
+        """Open or create the journal in `directory`, exclusively.
+
+        `max_bytes` bounds the database file; the WAL beside it takes a few MiB more. `now_ms` names a damaged
+        file that is set aside. Raise ConfigError for a directory that is in use, cannot be written or holds
+        the journal of a newer agent.
+        """
+        lock = _lock(directory)
+        try:
+            connection, recovery = open_database(directory, now_ms)
+            try:
+                return Journal(directory, lock, connection, recovery, max_bytes)
+            except sqlite3.Error as error:
+                connection.close()
+                raise ConfigError(f"storage.path: cannot read the journal in {directory}: {error}") from error
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @property
+    def accepted_total(self) -> int:
+        """Samples ever accepted, as committed."""
+        return self._accepted
+
+    @property
+    def end_seq(self) -> int:
+        """Newest committed sequence number, 0 before the first; it never goes back."""
+        return self._end_seq
+
+    def write(self, batch: Batch) -> int | None:
+        """Add a batch to the current transaction and give the sequence number of its first record.
+
+        Records get consecutive numbers. A group's row and parts replace what was stored for it. The last pages
+        under `max_bytes` are kept for batches of cursors only: a full journal must be able to note deliveries.
+        Raise JournalFullError, JournalUnavailableError.
+        """
+        first = self._next_end_seq + 1 if batch.records else None
+        try:
+            self._begin()
+            if batch.records:
+                self._append(batch.records)
+            for group in batch.groups:
+                self._put_group(group)
+            if batch.cursors:
+                self._connection.executemany(
+                    "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?, ?)", map(_cursor_values, batch.cursors)
+                )
+            full = bool(batch.records or batch.groups) and self._used_pages() > self._max_pages - self._reserve_pages
+        except sqlite3.Error as error:
+            self._fail(error)
+        if full:
+            self._failed = True
+            raise self._full_error()
+        return first
+
+    def commit(self) -> None:
+        """Make the transaction durable; it is on disk when this returns. Raise JournalUnavailableError.
+
+        Without a transaction it does nothing.
+        """
+        if self._failed:
+            raise JournalUnavailableError("io_error", f"the journal {self.path} needs a rollback after a failed write")
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._fail(error)
+        self._end_seq, self._accepted = self._next_end_seq, self._next_accepted
+        for key, parts in self._next_parts.items():
+            if parts:
+                self._parts[key] = parts
+            else:
+                self._parts.pop(key, None)
+        self._next_parts.clear()
+
+    def rollback(self) -> None:
+        """Forget the transaction; the next one starts from what is committed. Never raises for the disk's sake."""
+        self._failed = False
+        self._next_end_seq, self._next_accepted = self._end_seq, self._accepted
+        self._next_parts.clear()
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            # SQLite has given up on this connection. A new one starts from the file; while it cannot be had,
+            # the closed one fails each call, and the rollback after that comes back here.
+            self._connection.close()
+            with suppress(sqlite3.Error):
+                self._use(connect(self.path))
+
+    def load_groups(self) -> Iterator[GroupRow]:
+        """Give every stored group with its parts, in key order. Raise JournalUnavailableError."""
+        try:
+            for key, last_ms, push_ms, failure_ms, live in self._connection.execute(
+                "SELECT * FROM groups ORDER BY key"
+            ):
+                parts = self._connection.execute(
+                    "SELECT families, body FROM group_parts WHERE grp = ? ORDER BY position", (key,)
+                )
+                yield GroupRow(key, last_ms, push_ms, failure_ms, bool(live), tuple(PartRow(*part) for part in parts))
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def load_cursors(self) -> list[CursorRow]:
+        """Give every target's cursor, by name. Raise JournalUnavailableError."""
+        rows = self._all("SELECT target, seq, start_total, delivered, dropped FROM cursors ORDER BY target")
+        return [
+            CursorRow(
+                target, seq, start_total, delivered, tuple((reason, samples) for reason, samples in json.loads(dropped))
+            )
+            for target, seq, start_total, delivered, dropped in rows
+        ]
+
+    def used_bytes(self) -> int:
+        """Bytes of the file that hold something; free pages inside it do not count. Raise JournalUnavailableError."""
+        try:
+            return self._used_pages() * self._page_size
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def oldest_undelivered_ms(self, after_seq: int) -> int | None:
+        """Arrival (ms since the epoch) of the first row after `after_seq`, None when there is none.
+
+        Raise JournalUnavailableError.
+        """
+        rows = self._all("SELECT arrival_ms FROM journal WHERE seq > ? ORDER BY seq LIMIT 1", after_seq)
+        return int(rows[0][0]) if rows else None
+
+    def samples_after(self, after_seq: int) -> int:
+        """Sum the samples of the rows after `after_seq`: what a target can still get. It reads them all.
+
+        After a recovery this is less than what the totals say, and the difference is lost. Raise
+        JournalUnavailableError.
+        """
+        ((samples,),) = self._all("SELECT coalesce(sum(samples), 0) FROM journal WHERE seq > ?", after_seq)
+        return int(samples)
+
+    def delete_cursor(self, target: str) -> None:
+        """Forget a target's cursor in the current transaction. Raise JournalUnavailableError."""
+        try:
+            self._begin()
+            self._connection.execute("DELETE FROM cursors WHERE target = ?", (target,))
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def trim(self, before_ms: int, through_seq: int, limit: int) -> int:
+        """Delete up to `limit` rows that arrived before `before_ms` and have `seq <= through_seq`; give their number.
+
+        Groups that are not live and whose `last_ms` is before `before_ms` are forgotten too. Part of the current
+        transaction. Raise JournalUnavailableError.
+        """
+        try:
+            self._begin()
+            deleted = self._connection.execute(
+                "DELETE FROM journal WHERE seq IN"
+                " (SELECT seq FROM journal WHERE arrival_ms < ? AND seq <= ? ORDER BY arrival_ms, seq LIMIT ?)",
+                (before_ms, through_seq, limit),
+            ).rowcount
+            keys = self._connection.execute("SELECT key FROM groups WHERE live = 0 AND last_ms < ?", (before_ms,))
+            forgotten = keys.fetchall()
+            self._connection.executemany("DELETE FROM groups WHERE key = ?", forgotten)
+            self._connection.executemany("DELETE FROM group_parts WHERE grp = ?", forgotten)
+        except sqlite3.Error as error:
+            self._fail(error)
+        for (key,) in forgotten:
+            self._next_parts[key] = None
+        return deleted
+
+    def drop_oldest(self, limit_rows: int) -> list[tuple[int, int]]:
+        """Delete the oldest rows, delivered or not, and give their (seq, samples) in order.
+
+        Part of the current transaction, so that what they cost each target can be counted in it. Raise
+        JournalUnavailableError.
+        """
+        try:
+            self._begin()
+            rows: list[tuple[int, int]] = self._connection.execute(
+                "SELECT seq, samples FROM journal ORDER BY seq LIMIT ?", (limit_rows,)
+            ).fetchall()
+            if rows:
+                self._connection.execute("DELETE FROM journal WHERE seq <= ?", (rows[-1][0],))
+        except sqlite3.Error as error:
+            self._fail(error)
+        return rows
+
+    def close(self) -> None:
+        """Roll back what is not committed, fold the WAL into the file and let go of the directory."""
+        self.rollback()
+        # What cannot be folded in now stays in the WAL, and the next open reads it there.
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._connection.close()
+        os.close(self._lock)
+
+    def _use(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
+        self._max_pages = max(1, self._max_bytes // self._page_size)
+        # A max_page_count below the present size is not an error: SQLite then just lets the file grow no further.
+        connection.execute(f"PRAGMA max_page_count = {self._max_pages}")
+        self._reserve_pages = min(_MAX_RESERVE_PAGES, self._max_pages // 16)
+
+    def _begin(self) -> None:
+        if self._failed:
+            raise JournalUnavailableError("io_error", f"the journal {self.path} needs a rollback after a failed write")
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+
+    def _append(self, records: tuple[Record, ...]) -> None:
+        rows = []
+        for record in records:
+            self._next_end_seq += 1
+            self._next_accepted += record.samples
+            rows.append(
+                (
+                    self._next_end_seq,
+                    record.arrival_ms,
+                    record.group,
+                    record.operation,
+                    record.samples,
+                    self._next_accepted,
+                    zlib.crc32(record.body),
+                    record.body,
+                )
+            )
+        self._connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._connection.execute(
+            "UPDATE meta SET value = CASE name WHEN 'last_seq' THEN ? ELSE ? END"
+            " WHERE name IN ('last_seq', 'accepted_total')",
+            (self._next_end_seq, self._next_accepted),
+        )
+
+    def _put_group(self, group: GroupRow) -> None:
+        key, parts = group.key, group.parts
+        self._connection.execute(
+            "INSERT INTO groups VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET last_ms = excluded.last_ms,"
+            " push_ms = excluded.push_ms, failure_ms = excluded.failure_ms, live = excluded.live",
+            (key, group.last_ms, group.push_ms, group.failure_ms, group.live),
+        )
+        stored = self._next_parts[key] if key in self._next_parts else self._parts.get(key)
+        if stored is None or len(stored) > len(parts):
+            # Without knowledge of what is stored, everything goes.
+            keep = 0 if stored is None else len(parts)
+            self._connection.execute("DELETE FROM group_parts WHERE grp = ? AND position >= ?", (key, keep))
+        known = stored or ()
+        changed = [
+            (key, position, part.families, part.body)
+            for position, part in enumerate(parts)
+            if position >= len(known) or known[position] != part
+        ]
+        if changed:
+            self._connection.executemany("INSERT OR REPLACE INTO group_parts VALUES (?, ?, ?, ?)", changed)
+        self._next_parts[key] = parts
+
+    def _used_pages(self) -> int:
+        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        return int(pages) - int(free)
+
+    def _all(self, statement: str, *values: int) -> list[Any]:
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _fail(self, error: sqlite3.Error) -> NoReturn:
+        self._failed = True
+        raise self._translate(error) from error
+
+    def _translate(self, error: sqlite3.Error) -> JournalFullError | JournalUnavailableError:
+        if int(getattr(error, "sqlite_errorcode", 0)) & _PRIMARY_CODE != sqlite3.SQLITE_FULL:
+            return JournalUnavailableError("io_error", f"the journal {self.path} did not take the write: {error}")
+        # SQLite has one code for the two. They must not be mixed up: dropping the oldest rows makes room under
+        # `max_bytes`, while on a full disk it would only lose them.
+        if _free_bytes(self.path.parent) < _LOW_DISK_BYTES:
+            return JournalUnavailableError("disk_full", f"no space left on the disk of the journal {self.path}")
+        return self._full_error()
+
+    def _full_error(self) -> JournalFullError:
+        return JournalFullError(
+            "journal_full", f"the journal {self.path} has reached storage.max_bytes = {self._max_bytes}; retry later"
+        )
+
+
+def _lock(directory: Path) -> int:
+    path = directory / "lock"
+    try:
+        if not directory.exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            sync_directory(directory.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"storage.path: cannot write to {directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise ConfigError(
+            f"storage.path: {directory} is in use by process {holder or 'unknown'}; one agent per directory"
+        ) from error
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigError(f"storage.path: cannot lock {path}: {error.strerror}") from error
+    return descriptor
+
+
+def _free_bytes(directory: Path) -> int:
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return 0
+    return status.f_bavail * status.f_frsize
+
+
+def _cursor_values(cursor: CursorRow) -> tuple[str, int, int, int, str]:
+    return cursor.target, cursor.seq, cursor.start_total, cursor.delivered, json.dumps(cursor.dropped)

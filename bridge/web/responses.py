@@ -1,0 +1,59 @@
+"""Answers of the HTTP side: the one place that turns an error into a status.
+
+Texts follow Go's http.Error: plain text, no sniffing, a newline at the end (protocol.md section 5.3).
+"""
+
+import json
+
+from aiohttp import web
+
+from bridge.errors import (
+    BadPushError,
+    JournalFullError,
+    JournalUnavailableError,
+    PushRefusedError,
+    TooLargeError,
+    UnsupportedEncodingError,
+)
+
+_STATUS: dict[type[PushRefusedError], int] = {
+    BadPushError: 400,
+    TooLargeError: 413,
+    UnsupportedEncodingError: 415,
+    JournalFullError: 503,
+    JournalUnavailableError: 503,
+}
+_RETRY_AFTER_S = "10"
+_API_HEADERS = {
+    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Origin",
+    "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "Date",
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+}
+
+
+def text(status: int, words: str, headers: dict[str, str] | None = None) -> web.Response:
+    """Answer with plain text."""
+    return web.Response(
+        status=status,
+        text=f"{words}\n",
+        headers={"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff", **(headers or {})},
+    )
+
+
+def refusal(error: PushRefusedError) -> web.Response:
+    """Answer a push that was refused; a full or broken disk asks the sender to come back."""
+    status = _STATUS[type(error)]
+    return text(status, str(error), {"Retry-After": _RETRY_AFTER_S} if status == 503 else None)  # noqa: PLR2004
+
+
+def api(data: object) -> web.Response:
+    """Answer in the JSON shape of Pushgateway's API (protocol.md section 5.7)."""
+    body = json.dumps({"status": "success", "data": data}, ensure_ascii=False)
+    return web.Response(text=body, headers={**_API_HEADERS, "Content-Type": "application/json"})
+
+
+def api_options() -> web.Response:
+    """Answer a CORS preflight."""
+    return web.Response(headers=_API_HEADERS)

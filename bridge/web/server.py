@@ -1,0 +1,177 @@
+"""The push API and its neighbours over HTTP: routes, methods and limits as Pushgateway has them.
+
+Owns the mapping of paths to operations (protocol.md section 5.2). What a push does is
+`bridge.pipeline`; what an error means in HTTP is `responses`.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import perf_counter
+
+import structlog
+from aiohttp import web
+
+from bridge import __version__
+from bridge.config import Config
+from bridge.errors import PushRefusedError, TooLargeError
+from bridge.exposition.write import write_text
+from bridge.ingress.path import needs_redirect, parse_grouping_path
+from bridge.journal.committer import Committer
+from bridge.pipeline import Push, PushOptions, accept, end_all, end_group
+from bridge.telemetry import Telemetry
+from bridge.web import responses
+from bridge.web.views import group_families, groups_json, own_families
+
+_log = structlog.get_logger(__name__)
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+_PUSH_METHODS = ("PUT", "POST", "DELETE")
+_READ_BYTES = 1 << 16
+Answer = Awaitable[web.StreamResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the handlers need; joined in `bridge.app`."""
+
+    config: Config
+    options: PushOptions
+    committer: Committer
+    telemetry: Telemetry
+    now_ms: Callable[[], int]
+    started_ms: int
+    ready: Callable[[], str | None]
+    """Why the agent is not ready, None when it is."""
+    quit: Callable[[], None]
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        path = request.raw_path.partition("?")[0]
+        prefix = self.config.web.prefix
+        cleaned = needs_redirect(path)
+        if cleaned is not None:
+            status = 301 if request.method in {"GET", "HEAD"} else 307
+            return web.Response(status=status, headers={"Location": cleaned})
+        if not path.startswith(prefix):
+            return responses.text(404, "404 page not found")
+        path = path[len(prefix) :]
+        if path.startswith(("/metrics/job/", "/metrics/job@base64/")):
+            return await self._push(request, path.removeprefix("/metrics/"))
+        route = _ROUTES.get(path)
+        if route is None:
+            return responses.text(404, "404 page not found")
+        handler = route.get(request.method)
+        if handler is None:
+            return responses.text(405, "Method Not Allowed", {"Allow": ", ".join(sorted(route))})
+        return await handler(self, request)
+
+    async def _push(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        if request.method not in _PUSH_METHODS:
+            return responses.text(405, "Method Not Allowed", {"Allow": "DELETE, OPTIONS, POST, PUT"})
+        started = perf_counter()
+        outcome, reason = "accepted", ""
+        try:
+            grouping = parse_grouping_path(path, utf8_names=self.options.flatten.utf8_names)
+            if request.method == "DELETE":
+                await end_group(grouping, self.committer)
+                return web.Response(status=202)
+            push = Push(
+                grouping,
+                request.method == "PUT",
+                await _read(request, self.options.max_body_bytes),
+                request.headers.get("Content-Type", ""),
+                request.headers.get("Content-Encoding", ""),
+            )
+            await accept(push, self.committer, self.options, self.now_ms())
+            return web.Response()
+        except PushRefusedError as error:
+            outcome, reason = "refused", error.reason
+            _log.debug("push_refused", path=path, reason=reason, error=str(error))
+            return responses.refusal(error)
+        finally:
+            self.telemetry.pushes.labels(request.method.lower(), outcome, reason).inc()
+            self.telemetry.push_seconds.observe(perf_counter() - started)
+
+    async def metrics(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Own metrics, and the pushed groups when they are exposed."""
+        families = list(own_families(self.telemetry.registry))
+        if self.config.exposes_groups:
+            external = self.config.global_.external_labels
+            for group in self.committer.groups.live():
+                families.extend(group_families(group, external))
+        return web.Response(body=write_text(families).encode(), headers={"Content-Type": _TEXT})
+
+    async def groups(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Answer /api/v1/metrics."""
+        return responses.api(groups_json(self.committer.groups.live(), self.config.global_.external_labels))
+
+    async def status(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Answer /api/v1/status."""
+        flags = {
+            f"{section}.{key.replace('_', '-')}": str(value)
+            for section in ("web", "storage", "push", "log")
+            for key, value in getattr(self.config, section).model_dump().items()
+        }
+        start = datetime.fromtimestamp(self.started_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+        return responses.api({"flags": flags, "start_time": start, "build_information": {"version": __version__}})
+
+    async def options_answer(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Answer a CORS preflight."""
+        return responses.api_options()
+
+    async def wipe(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Answer /api/v1/admin/wipe."""
+        if not self.config.web.enable_admin_api:
+            return responses.text(404, "404 page not found")
+        try:
+            await end_all(self.committer)
+        except PushRefusedError as error:
+            return responses.refusal(error)
+        return web.Response(status=202)
+
+    async def healthy(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Answer /-/healthy: the process is there."""
+        return web.Response(text="OK")
+
+    async def is_ready(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Answer /-/ready: pushes can be written to disk."""
+        fault = self.ready()
+        return web.Response(text="OK") if fault is None else responses.text(503, fault)
+
+    async def stop(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Answer /-/quit."""
+        if not self.config.web.enable_lifecycle:
+            return responses.text(403, "Lifecycle API is not enabled.")
+        self.quit()
+        return web.Response(text="Requesting termination... Goodbye!")
+
+    async def stop_by_get(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Answer GET /-/quit."""
+        return responses.text(405, "Only POST or PUT requests allowed.")
+
+
+_Handler = Callable[[Site, web.BaseRequest], Answer]
+_ROUTES: dict[str, dict[str, _Handler]] = {
+    "/metrics": {"GET": Site.metrics, "HEAD": Site.metrics},
+    "/-/healthy": {"GET": Site.healthy, "HEAD": Site.healthy},
+    "/-/ready": {"GET": Site.is_ready, "HEAD": Site.is_ready},
+    "/-/quit": {"PUT": Site.stop, "POST": Site.stop, "GET": Site.stop_by_get},
+    "/api/v1/status": {"GET": Site.status, "OPTIONS": Site.options_answer},
+    "/api/v1/metrics": {"GET": Site.groups, "OPTIONS": Site.options_answer},
+    "/api/v1/admin/wipe": {"PUT": Site.wipe, "OPTIONS": Site.options_answer},
+}
+
+
+async def _read(request: web.BaseRequest, limit_bytes: int) -> bytes:
+    """Read the body as sent, at most `limit_bytes`."""
+    declared = request.content_length
+    if declared is not None and declared > limit_bytes:
+        raise TooLargeError("body_too_large", f"body has {declared} bytes, push.max_body_bytes is {limit_bytes}")
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await request.content.read(_READ_BYTES):
+        size += len(piece)
+        if size > limit_bytes:
+            raise TooLargeError("body_too_large", f"body has more than push.max_body_bytes={limit_bytes} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)

@@ -1,0 +1,66 @@
+"""Heads: everything of an encoded one-sample TimeSeries that its series repeats in each push.
+
+    0A <len> | 0A <len> label ... | 12 10 09 | <8 bytes value> | 10 <6 bytes timestamp>
+    ------------- head ---------------------   ---------- changes with each push ---------
+
+A head is `series_prefix` for the seven-byte timestamp field that every time from 1971 to 2109 has;
+so it is also a series' identity. Pure; no knowledge of groups or families.
+"""
+
+import struct
+
+from bridge.model import Labels
+from bridge.wire.remote_write import encode_point, series_prefix, timestamp_field
+from bridge.wire.varint import read_uvarint
+
+HEAD_TIMES_MS = range(1 << 35, 1 << 42)
+"""Timestamps in ms that fit behind a head."""
+_HEAD_END_BYTES = 3
+_LABEL_TAG = 0x0A
+_VALUE_BYTES = 8
+
+
+def make_head(label_fields: bytes) -> bytes:
+    """Head of the series with these encoded Label fields (`label_bytes`)."""
+    return series_prefix(label_fields)
+
+
+def label_fields_of(head: bytes) -> bytes:
+    """Encoded Label fields inside a head."""
+    _, start = read_uvarint(head, 1)
+    return head[start:-_HEAD_END_BYTES]
+
+
+def labels_of(head: bytes) -> Labels:
+    """Label pairs of a head, `__name__` among them, in wire order."""
+    data = label_fields_of(head)
+    labels: list[tuple[str, str]] = []
+    position = 0
+    while position < len(data):
+        _, position = read_uvarint(data, position + 1)
+        size, position = read_uvarint(data, position + 1)
+        name = data[position : position + size].decode()
+        size, position = read_uvarint(data, position + size + 1)
+        labels.append((name, data[position : position + size].decode()))
+        position += size
+    return tuple(labels)
+
+
+def encode_sample(head: bytes, value: bytes, timestamp_ms: int) -> bytes:
+    """One timeseries field for any timestamp; `value` is the eight bytes of the double."""
+    if timestamp_ms in HEAD_TIMES_MS:
+        return head + value + timestamp_field(timestamp_ms)
+    return encode_point(label_fields_of(head), value, timestamp_ms)
+
+
+def decode_sample(field: bytes) -> tuple[bytes, float, int]:
+    """Head, value and timestamp in ms of a field that `encode_sample` made."""
+    _, start = read_uvarint(field, 1)
+    position = start
+    while field[position] == _LABEL_TAG:
+        size, after = read_uvarint(field, position + 1)
+        position = after + size
+    _, after = read_uvarint(field, position + 1)
+    (value,) = struct.unpack_from("<d", field, after + 1)
+    stamp, _ = read_uvarint(field, after + 2 + _VALUE_BYTES)
+    return make_head(field[start:position]), value, stamp - (1 << 64) if stamp >> 63 else stamp

@@ -1,0 +1,252 @@
+"""Real receivers on port 0 and a journal in memory, for the delivery tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from bridge._pb import remote_write_v1_pb2 as pb
+from bridge.delivery.client import RemoteWriteClient
+from bridge.delivery.sender import Sender
+from bridge.errors import JournalUnavailableError
+from bridge.journal.rows import Entry
+from bridge.wire import snappy_block
+from bridge.wire.remote_write import encode_series
+
+NOW_S = 1_445_412_480.0
+"""2015-10-21 07:28:00 UTC."""
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def status(number: int, text: str = "", **headers: str) -> Answer:
+    """Answer with a status."""
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            status=number, text=text or None, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        )
+
+    return answer
+
+
+@dataclass
+class Receiver:
+    """What arrived, and the answers to give; 204 once they are used up."""
+
+    answers: list[Answer] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
+    stored: list[bytes] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Note the request and give the next answer."""
+        body = await request.read()
+        self.bodies.append(body)
+        self.headers.append(request.headers)
+        response = await self.answers.pop(0)(request) if self.answers else web.Response(status=204)
+        if response.status < 300:
+            self.stored.append(body)
+        return response
+
+    @asynccontextmanager
+    async def serving(self, port: int | None = None) -> AsyncIterator[str]:
+        """Serve until the block ends; give the URL to write to."""
+        app = web.Application(client_max_size=64 << 20)
+        app.router.add_post("/write", self.handle)
+        server = TestServer(app, port=port)
+        await server.start_server()
+        try:
+            yield str(server.make_url("/write"))
+        finally:
+            await server.close()
+
+    def points(self) -> list[tuple[str, float, int]]:
+        """Name, value and time of every stored sample, in order of arrival."""
+        return [point for body in self.stored for point in decode(body)]
+
+
+def decode(block: bytes) -> list[tuple[str, float, int]]:
+    """Read a request as a receiver does."""
+    request = pb.WriteRequest.FromString(snappy_block.decompress(block, 64 << 20))
+    return [
+        (series.labels[0].value, sample.value, sample.timestamp)
+        for series in request.timeseries
+        for sample in series.samples
+    ]
+
+
+def entry(seq: int, *names: str) -> Entry:
+    """Make a journal row with one sample per name; value and time are the sequence number."""
+    body = b"".join(encode_series([("__name__", name)], float(seq), seq) for name in names)
+    return Entry(seq, len(names), snappy_block.compress(body), seq)
+
+
+def expected(*entries: Entry) -> list[tuple[str, float, int]]:
+    """Return what a receiver should hold after these rows."""
+    return [point for row in entries for point in decode(row.body)]
+
+
+class Journal:
+    """Rows in memory behind the interface that a sender reads and confirms through."""
+
+    def __init__(self, *entries: Entry) -> None:
+        self.entries = list(entries)
+        self.confirmed: list[tuple[int, int, dict[str, int]]] = []
+        self.fail_reads = 0
+        self.fail_confirms = 0
+        self.confirming = asyncio.Event()
+        self.confirming.set()
+        self.waiting = asyncio.Event()
+        self._changed = asyncio.Condition()
+
+    def read(self, after_seq: int, max_samples: int, max_bytes: int) -> list[Entry]:
+        """Return rows behind a sequence number, up to the limits but at least one."""
+        if self.fail_reads:
+            self.fail_reads -= 1
+            raise JournalUnavailableError("io", "disk read failed")
+        found: list[Entry] = []
+        for row in self.entries:
+            if row.seq <= after_seq:
+                continue
+            taken = [*found, row]
+            if found and (sum(e.samples for e in taken) > max_samples or sum(len(e.body) for e in taken) > max_bytes):
+                break
+            found = taken
+        return found
+
+    async def append(self, row: Entry) -> None:
+        """Add a row and wake who waits for it."""
+        async with self._changed:
+            self.entries.append(row)
+            self._changed.notify_all()
+
+    async def wait_for_data(self, after_seq: int) -> None:
+        """Return once there is a row behind a sequence number."""
+        self.waiting.set()
+        async with self._changed:
+            await self._changed.wait_for(lambda: any(row.seq > after_seq for row in self.entries))
+
+    async def confirm(self, target: str, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
+        """Note a confirmation, once `confirming` is set."""
+        assert target == "t"
+        await self.confirming.wait()
+        if self.fail_confirms:
+            self.fail_confirms -= 1
+            raise JournalUnavailableError("io", "disk write failed")
+        self.confirmed.append((seq, delivered, dict(dropped)))
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def confirmed_up_to(self, seq: int) -> None:
+        """Wait for a confirmation."""
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: bool(self.confirmed) and self.confirmed[-1][0] >= seq)
+
+    def totals(self) -> tuple[int, dict[str, int]]:
+        """Sum what is confirmed: delivered, and dropped by reason."""
+        dropped: dict[str, int] = {}
+        for _, _, reasons in self.confirmed:
+            for reason, samples in reasons.items():
+                dropped[reason] = dropped.get(reason, 0) + samples
+        return sum(delivered for _, delivered, _ in self.confirmed), dropped
+
+
+@dataclass
+class Seen:
+    """An observer that keeps what it is told."""
+
+    finished: list[tuple[int | None, int, int]] = field(default_factory=list)
+    resent: int = 0
+    lost: list[tuple[str, int]] = field(default_factory=list)
+
+    def request_finished(
+        self, target: str, status: int | None, latency_s: float, samples: int, sent_bytes: int
+    ) -> None:
+        """Keep status, samples and bytes."""
+        assert target == "t"
+        assert latency_s >= 0
+        self.finished.append((status, samples, sent_bytes))
+
+    def retried(self, target: str, samples: int) -> None:
+        """Add up."""
+        assert target == "t"
+        self.resent += samples
+
+    def dropped(self, target: str, reason: str, samples: int) -> None:
+        """Keep reason and samples."""
+        assert target == "t"
+        self.lost.append((reason, samples))
+
+
+@dataclass
+class Clock:
+    """Time that only passes in `sleep`."""
+
+    now_s: float = 0.0
+    slept: list[float] = field(default_factory=list)
+    on_sleep: Callable[[], Awaitable[None]] | None = None
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now_s
+
+    async def sleep(self, delay_s: float) -> None:
+        """Let time pass at once."""
+        self.slept.append(delay_s)
+        self.now_s += delay_s
+        if self.on_sleep is not None:
+            await self.on_sleep()
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Bench:
+    """A sender with everything around it."""
+
+    sender: Sender
+    task: asyncio.Task[None]
+    clock: Clock
+    seen: Seen
+
+
+@asynccontextmanager
+async def running(
+    url: str,
+    journal: Journal,
+    *,
+    cursor: int = 0,
+    max_samples: int = 2000,
+    max_bytes: int = 8 << 20,
+    timeout_s: float = 30.0,
+    clock: Clock | None = None,
+) -> AsyncIterator[Bench]:
+    """Run a sender for target "t" against `url`; cancel it at the end if it still runs."""
+    clock = clock or Clock()
+    seen = Seen()
+    async with aiohttp.ClientSession() as session:
+        sender = Sender(
+            "t",
+            url,
+            reader=journal,
+            confirm=journal.confirm,
+            wait_for_data=journal.wait_for_data,
+            client=RemoteWriteClient(session, url, now_s=lambda: NOW_S, timeout_s=timeout_s),
+            observer=seen,
+            clock_s=clock,
+            sleep=clock.sleep,
+            random_01=lambda: 1.0,
+            cursor=cursor,
+            max_samples_per_send=max_samples,
+            max_body_bytes=max_bytes,
+        )
+        task = asyncio.create_task(sender.run())
+        try:
+            yield Bench(sender, task, clock, seen)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,161 @@
+"""Opening a damaged journal: what is set aside, what is saved, and what is left alone."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import ConfigError
+from bridge.journal.reader import JournalReader
+from bridge.journal.rows import Batch, CursorRow, GroupRow, PartRow, Record
+from bridge.journal.store import Journal
+
+PAGE = 4096
+ROWS = 400
+CURSOR = CursorRow("mimir", 7, 0, 7, ())
+GROUP = GroupRow(b"g", 5, 5, 0, True, (PartRow(b"f", b"state"),))
+
+
+def opened(directory: Path) -> Journal:
+    return Journal.open(directory, max_bytes=1 << 26, now_ms=1234)
+
+
+def filled(directory: Path) -> Path:
+    journal = opened(directory)
+    records = tuple(Record(n, b"g", "put", 2, bytes([n % 251]) * 1000) for n in range(ROWS))
+    journal.write(Batch(records, (GROUP,), (CURSOR,)))
+    journal.commit()
+    journal.close()
+    return journal.path
+
+
+def saved_seqs(journal: Journal) -> list[int]:
+    with JournalReader(journal.path) as reader:
+        entries = reader.read(0, 10**9, 10**9)
+    assert not any(entry.damaged for entry in entries)
+    return [entry.seq for entry in entries]
+
+
+def write_at(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def test_overwritten_page_costs_only_its_rows(tmp_path: Path) -> None:
+    """A page of garbage in the middle loses a few rows; groups, cursors, totals and all others are saved."""
+    path = filled(tmp_path)
+    pages = path.stat().st_size // PAGE
+    write_at(path, pages // 2 * PAGE, b"\xff" * PAGE)
+    damaged = path.read_bytes()
+    journal = opened(tmp_path)
+    assert journal.recovery is not None
+    assert journal.recovery.set_aside == tmp_path / "journal.db.damaged-1234"
+    assert journal.recovery.set_aside.read_bytes() == damaged
+    seqs = saved_seqs(journal)
+    assert journal.recovery.rows_saved == len(seqs)
+    assert ROWS - 5 <= len(seqs) < ROWS
+    assert (journal.accepted_total, journal.end_seq) == (2 * ROWS, ROWS)
+    assert journal.samples_after(0) == 2 * len(seqs)
+    assert list(journal.load_groups()) == [GROUP]
+    assert journal.load_cursors() == [CURSOR]
+    assert journal.write(Batch((Record(1, b"g", "put", 1, b""),))) == ROWS + 1
+    journal.commit()
+    journal.close()
+    journal = opened(tmp_path)
+    assert journal.recovery is None
+    journal.close()
+
+
+def test_truncated_file(tmp_path: Path) -> None:
+    """A file cut in half gives back the rows of its first half and never an old sequence number."""
+    path = filled(tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    journal = opened(tmp_path)
+    assert journal.recovery is not None
+    seqs = saved_seqs(journal)
+    assert len(seqs) > ROWS // 4
+    assert journal.end_seq == ROWS
+    journal.close()
+
+
+@pytest.mark.parametrize("kept", [0, PAGE], ids=["all", "first-page"])
+def test_garbage_file(tmp_path: Path, kept: int) -> None:
+    """A file of which nothing can be read is set aside and a new one is started."""
+    path = filled(tmp_path)
+    write_at(path, 0, b"garbage!" * (PAGE // 8) if kept else b"garbage!" * (path.stat().st_size // 8))
+    journal = opened(tmp_path)
+    assert journal.recovery is not None
+    assert "not a database" in journal.recovery.reason
+    assert (journal.recovery.rows_saved, journal.end_seq) == (0, 0)
+    journal.close()
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    """A file that lost all its bytes is damage, not a new journal."""
+    (tmp_path / "journal.db").touch()
+    journal = opened(tmp_path)
+    assert journal.recovery is not None
+    assert journal.recovery.reason == "the file is empty"
+    journal.close()
+
+
+def test_lost_tables(tmp_path: Path) -> None:
+    """Without cursors and meta the rows are saved, and total and sequence are found again from them."""
+    path = filled(tmp_path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE cursors")
+        connection.execute("DROP TABLE meta")
+    connection.close()
+    journal = opened(tmp_path)
+    assert journal.recovery is not None
+    assert journal.recovery.reason == "missing tables: cursors, meta"
+    assert (journal.recovery.rows_saved, journal.end_seq, journal.accepted_total) == (ROWS, ROWS, 2 * ROWS)
+    journal.close()
+
+
+def test_cursor_ahead_of_rows_bounds_the_sequence(tmp_path: Path) -> None:
+    """With rows and meta gone, new sequences still start above what a target has confirmed."""
+    path = filled(tmp_path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE journal")
+        connection.execute("DROP TABLE meta")
+    connection.close()
+    journal = opened(tmp_path)
+    assert journal.end_seq == CURSOR.seq
+    journal.close()
+
+
+def test_newer_schema_is_left_alone(tmp_path: Path) -> None:
+    """A file of a newer agent is refused as a configuration error and not changed."""
+    path = filled(tmp_path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE meta SET value = 99 WHERE name = 'schema_version'")
+        connection.execute("DROP TABLE cursors")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="schema version 99, this agent knows up to 1"):
+        opened(tmp_path)
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*.damaged-*"))
+
+
+@pytest.mark.parametrize("leftover", [b"", b"half written"])
+def test_crash_while_creating_is_finished(tmp_path: Path, leftover: bytes) -> None:
+    """An unfinished new file of an earlier start is thrown away."""
+    (tmp_path / "journal.db.new").write_bytes(leftover)
+    journal = opened(tmp_path)
+    assert (journal.recovery, journal.end_seq) == (None, 0)
+    assert not (tmp_path / "journal.db.new").exists()
+    journal.close()
+
+
+def test_crash_between_the_renames_is_finished(tmp_path: Path) -> None:
+    """When the damaged file has left and the saved one has not come, the next open puts it in place."""
+    path = filled(tmp_path)
+    path.rename(tmp_path / "journal.db.new")
+    (tmp_path / "journal.db-wal").write_bytes(b"of the damaged file")
+    journal = opened(tmp_path)
+    assert (journal.end_seq, len(saved_seqs(journal))) == (ROWS, ROWS)
+    assert (tmp_path / "journal.db.damaged-1234-wal").read_bytes() == b"of the damaged file"
+    journal.close()

@@ -1,0 +1,116 @@
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from bridge.app import Agent
+from bridge.config import load
+from bridge.receiver import SampleStore, StoredSample, make_app
+
+
+@asynccontextmanager
+async def receiver(store: SampleStore) -> AsyncIterator[str]:
+    """Run the embedded receiver on a free port."""
+    runner = web.AppRunner(make_app(store), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/api/v1/write"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def agent(directory: Path, *targets: str, **storage: str) -> AsyncIterator[str]:
+    """Run an agent in this process and end it in order."""
+    values: dict[str, object] = {"path": str(directory), **storage}
+    config = load(
+        "",
+        "test",
+        {
+            "web": {"listen_address": "127.0.0.1:0", "expose_groups": "true"},
+            "storage": values,
+            "remote_write": {"targets": [{"url": url, "name": f"t{at}"} for at, url in enumerate(targets)]},
+        },
+    )
+    running = Agent(config)
+    url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(running.run(url.set_result))
+    try:
+        yield await url
+    finally:
+        running.stopping.set()
+        await task
+
+
+async def samples_when(store: SampleStore, enough: Callable[[list[StoredSample]], bool]) -> list[StoredSample]:
+    """Wait until the receiver has what is wanted."""
+    async with asyncio.timeout(10):
+        while not enough(store.samples()):  # noqa: ASYNC110 - see below
+            await asyncio.sleep(0.01)  # the store is SQLite: it tells nobody
+    return store.samples()
+
+
+def values_of(samples: list[StoredSample], name: str) -> list[float | None]:
+    """Values of one metric in the order in which they arrived, None for a staleness marker."""
+    of_name = [sample for sample in samples if dict(sample.labels)["__name__"] == name]
+    return [None if sample.stale else struct.unpack("<d", sample.value)[0] for sample in of_name]
+
+
+async def test_a_push_reaches_the_receiver_and_ends_with_a_marker(tmp_path: Path) -> None:
+    """PUT, POST and DELETE arrive in order, and what ended gets one staleness marker."""
+    store = SampleStore(":memory:")
+    async with receiver(store) as target, agent(tmp_path, target) as url, aiohttp.ClientSession() as http:
+        path = f"{url}/metrics/job/backup"
+        assert (await http.put(path, data=b"a 1\nb 2\n")).status == 200
+        assert (await http.put(path, data=b"a 3\n")).status == 200
+        assert (await http.post(path, data=b"c 4\n")).status == 200
+        assert (await http.delete(path)).status == 202
+        samples = await samples_when(store, lambda got: values_of(got, "c") == [4.0, None])
+        assert values_of(samples, "a") == [1.0, 3.0, None]
+        assert values_of(samples, "b") == [2.0, None]
+        assert values_of(samples, "push_failure_time_seconds") == [0.0, 0.0, 0.0, None]
+        stamps = [sample.timestamp_ms for sample in samples]
+        assert stamps == sorted(stamps)
+
+
+async def test_a_refused_push_changes_nothing_but_the_failure_time(tmp_path: Path) -> None:
+    """The sender is told the line, the group keeps its series, push_failure_time_seconds is set."""
+    async with agent(tmp_path) as url, aiohttp.ClientSession() as http:
+        path = f"{url}/metrics/job/j"
+        await http.put(path, data=b"a 1\n")
+        answer = await http.put(path, data=b"a 1\nb zwei\n")
+        assert answer.status == 400
+        assert "line 2" in await answer.text()
+        shown = await (await http.get(f"{url}/metrics")).text()
+        assert 'a{instance="",job="j"} 1\n' in shown
+        assert 'push_failure_time_seconds{instance="",job="j"} 0\n' not in shown
+
+
+async def test_groups_and_undelivered_samples_survive_a_restart(tmp_path: Path) -> None:
+    """A receiver that is away at the push gets the sample with its own time after agent and receiver came back."""
+    store = SampleStore(":memory:")
+    async with receiver(store) as away:
+        pass
+    async with agent(tmp_path, away) as url, aiohttp.ClientSession() as http:
+        await http.put(f"{url}/metrics/job/j/instance/i", data=b"# TYPE a counter\n# HELP a Says a.\na 1\n")
+        shown = await (await http.get(f"{url}/metrics")).text()
+        assert 'pushbridge_samples_pending{target="t0"} 3\n' in shown
+    async with receiver(store) as target, agent(tmp_path, target) as url, aiohttp.ClientSession() as http:
+        samples = await samples_when(store, lambda got: len(got) == 3)
+        assert values_of(samples, "a") == [1.0]
+        shown = await (await http.get(f"{url}/metrics")).text()
+        assert '# HELP a Says a.\n# TYPE a counter\na{instance="i",job="j"} 1\n' in shown
+
+
+async def test_a_series_of_another_group_is_refused(tmp_path: Path) -> None:
+    """Two groups cannot own series with exactly the same labels."""
+    async with agent(tmp_path) as url, aiohttp.ClientSession() as http:
+        assert (await http.put(f"{url}/metrics/job/j/instance/i", data=b"a 1\n")).status == 200
+        answer = await http.put(f"{url}/metrics/job/j", data=b'a{instance="i"} 1\n')
+        assert answer.status == 400
+        assert "already pushed by the group" in await answer.text()
