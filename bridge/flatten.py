@@ -45,7 +45,7 @@ def flatten(families: Sequence[Family], grouping: Labels, options: FlattenOption
     sets itself, are left out when they are pushed.
     """
     families = [family for family in families if family.name not in _OWN_GAUGES]
-    _check_suffixes(families)
+    check_suffixes({family.name: family.type for family in families})
     count = sum(len(family.samples) for family in families)
     if count > options.max_series:
         raise TooLargeError(
@@ -119,16 +119,15 @@ def _check_sample(sample: Sample, options: FlattenOptions, now_ms: int) -> None:
         )
 
 
-def _check_suffixes(families: Sequence[Family]) -> None:
-    """`x_count` beside a summary or histogram `x` would be the same series twice."""
-    names = {family.name for family in families}
-    for family in families:
-        for suffix in _MEMBER_SUFFIXES.get(family.type, ()):
-            if family.name + suffix in names:
+def check_suffixes(types: Mapping[str, str]) -> None:
+    """Refuse families of one group whose series would collide: `x_count` beside a summary or histogram `x`."""
+    for name, kind in types.items():
+        for suffix in _MEMBER_SUFFIXES.get(kind, ()):
+            if name + suffix in types:
                 raise BadPushError(
                     "inconsistent",
                     "pushed metrics are invalid or inconsistent with existing metrics: metric family "
-                    f"{family.name + suffix!r} collides with the {family.type} {family.name!r} of the same push",
+                    f"{name + suffix!r} collides with the {kind} {name!r} of the same group",
                 )
 
 

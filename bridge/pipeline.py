@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bridge.errors import BadPushError, PushRefusedError
 from bridge.exposition.formats import parse_body
-from bridge.flatten import FlattenOptions, flatten
+from bridge.flatten import FlattenOptions, check_suffixes, flatten
 from bridge.groups import Content, check_foreign, delete, key_of, refuse, store
 from bridge.ingress.body import decode_body
 from bridge.journal.committer import Committer, Staging
@@ -58,11 +58,14 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
 def _stage(staging: Staging, key: bytes, content: Content, *, replace_all: bool) -> BadPushError | None:
     group = staging.group(key)
     try:
+        change = store(group, content, staging.now_ms, replace_all=replace_all)
+        if len(change.group.parts) > 1:
+            check_suffixes({f.name: f.type for part in change.group.parts for f in part.shape.families})
         check_foreign(group, content, staging.committed, staging.groups)
     except BadPushError as error:
         staging.add(refuse(group, staging.now_ms))
         return error
-    staging.add(store(group, content, staging.now_ms, replace_all=replace_all))
+    staging.add(change)
     return None
 
 

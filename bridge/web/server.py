@@ -26,6 +26,7 @@ from bridge.web.views import group_families, groups_json, own_families
 _log = structlog.get_logger(__name__)
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _PUSH_METHODS = ("PUT", "POST", "DELETE")
+_WIPE = "/api/v1/admin/wipe"
 _READ_BYTES = 1 << 16
 Answer = Awaitable[web.StreamResponse]
 
@@ -47,27 +48,38 @@ class Site:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         path = request.raw_path.partition("?")[0]
-        prefix = self.config.web.prefix
         cleaned = needs_redirect(path)
         if cleaned is not None:
-            status = 301 if request.method in {"GET", "HEAD"} else 307
-            return web.Response(status=status, headers={"Location": cleaned})
-        if not path.startswith(prefix):
+            return web.Response(status=301, headers={"Location": cleaned})
+        if not path.startswith(self.config.web.prefix):
             return responses.text(404, "404 page not found")
-        path = path[len(prefix) :]
-        if path.startswith(("/metrics/job/", "/metrics/job@base64/")):
+        path = path[len(self.config.web.prefix) :]
+        if path.replace("%40", "@").startswith(("/metrics/job/", "/metrics/job@base64/")):
             return await self._push(request, path.removeprefix("/metrics/"))
+        return await self._route(request, path)
+
+    async def _route(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        if path == _WIPE and not self.config.web.enable_admin_api and request.method != "OPTIONS":
+            return responses.text(404, "404 page not found")
+        if request.method == "OPTIONS" and path.startswith("/api/v1/"):
+            return responses.api_options()
         route = _ROUTES.get(path)
+        if route is None and path.removesuffix("/") in _ROUTES:
+            return web.Response(
+                status=301 if request.method == "GET" else 307, headers={"Location": request.raw_path.rstrip("/")}
+            )
         if route is None:
             return responses.text(404, "404 page not found")
         handler = route.get(request.method)
-        if handler is None:
-            return responses.text(405, "Method Not Allowed", {"Allow": ", ".join(sorted(route))})
-        return await handler(self, request)
+        if handler is not None:
+            return await handler(self, request)
+        allow = {"Allow": ", ".join(sorted({*route, "OPTIONS"}))}
+        return web.Response(headers=allow) if request.method == "OPTIONS" else _not_allowed(allow)
 
     async def _push(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         if request.method not in _PUSH_METHODS:
-            return responses.text(405, "Method Not Allowed", {"Allow": "DELETE, OPTIONS, POST, PUT"})
+            allow = {"Allow": "DELETE, OPTIONS, POST, PUT"}
+            return web.Response(headers=allow) if request.method == "OPTIONS" else _not_allowed(allow)
         started = perf_counter()
         outcome, reason = "accepted", ""
         try:
@@ -115,14 +127,8 @@ class Site:
         start = datetime.fromtimestamp(self.started_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
         return responses.api({"flags": flags, "start_time": start, "build_information": {"version": __version__}})
 
-    async def options_answer(self, _: web.BaseRequest) -> web.StreamResponse:
-        """Answer a CORS preflight."""
-        return responses.api_options()
-
     async def wipe(self, _: web.BaseRequest) -> web.StreamResponse:
         """Answer /api/v1/admin/wipe."""
-        if not self.config.web.enable_admin_api:
-            return responses.text(404, "404 page not found")
         try:
             await end_all(self.committer)
         except PushRefusedError as error:
@@ -152,14 +158,18 @@ class Site:
 
 _Handler = Callable[[Site, web.BaseRequest], Answer]
 _ROUTES: dict[str, dict[str, _Handler]] = {
-    "/metrics": {"GET": Site.metrics, "HEAD": Site.metrics},
-    "/-/healthy": {"GET": Site.healthy, "HEAD": Site.healthy},
-    "/-/ready": {"GET": Site.is_ready, "HEAD": Site.is_ready},
+    "/metrics": {"GET": Site.metrics},
+    "/-/healthy": {"GET": Site.healthy},
+    "/-/ready": {"GET": Site.is_ready},
     "/-/quit": {"PUT": Site.stop, "POST": Site.stop, "GET": Site.stop_by_get},
-    "/api/v1/status": {"GET": Site.status, "OPTIONS": Site.options_answer},
-    "/api/v1/metrics": {"GET": Site.groups, "OPTIONS": Site.options_answer},
-    "/api/v1/admin/wipe": {"PUT": Site.wipe, "OPTIONS": Site.options_answer},
+    "/api/v1/status": {"GET": Site.status},
+    "/api/v1/metrics": {"GET": Site.groups},
+    _WIPE: {"PUT": Site.wipe},
 }
+
+
+def _not_allowed(allow: dict[str, str]) -> web.Response:
+    return responses.text(405, "Method Not Allowed", allow)
 
 
 async def _read(request: web.BaseRequest, limit_bytes: int) -> bytes:

@@ -186,7 +186,7 @@ _DIFFERENT_SEQUENCES: tuple[Case, ...] = (
         (),
         OWN_GROUPS_ONLY,
         200,
-        '~{job="~",a="2"} 2\n',
+        '~{job="~",a="1"} 1\n~{job="~",a="2"} 2\n',
         (_put("# TYPE ~ counter\n~ 1\n", "/metrics/job/~/a/1"),),
     ),
     Case(
@@ -197,7 +197,7 @@ _DIFFERENT_SEQUENCES: tuple[Case, ...] = (
         (),
         OWN_GROUPS_ONLY,
         200,
-        '~_count{job="~",a="2"} 2\n',
+        '~_sum{job="~",a="1"} 1\n~_count{job="~",a="1"} 1\n~_count{job="~",a="2"} 2\n',
         (_put("# TYPE ~ summary\n~_sum 1\n~_count 1\n", "/metrics/job/~/a/1"),),
     ),
 )
@@ -332,10 +332,34 @@ _BODY_DIFFERENCES: tuple[tuple[str, bytes, Headers, str, int, str | None], ...] 
 )
 
 
+_NO_REDIRECT = "a client that follows a redirect repeats its body; we say what is wrong at once"
+_NO_PAGE = "the web page comes later"
+# Rows of the tables above where we mean to differ: name -> why, and our status.
+_NAMED: dict[str, tuple[str, int]] = {
+    "text_histogram_without_inf": ("values arrive as pushed: no bucket is made up", 200),
+    "bucket_clash_in_group": ("values arrive as pushed: no bucket is made up", 400),
+    "broken_put_changes_nothing": ("a push that does not parse counts as a failure", 400),
+    "path_empty_job": (_NO_REDIRECT, 400),
+    "path_job_base64_missing": ("the job is what is missing", 400),
+    "path_upper_case": (_NO_REDIRECT, 404),
+    "unknown_method": ("a method that HTTP does not know", 400),
+    "page": (_NO_PAGE, 404),
+    "page_post": (_NO_PAGE, 404),
+    "page_status": (_NO_PAGE, 404),
+}
+
+
+def _named(case: Case) -> Case:
+    if case.name not in _NAMED:
+        return case
+    difference, status = _NAMED[case.name]
+    return replace(case, difference=difference, want_status=status)
+
+
 def _with_token(case: Case, token: str) -> Case:
     def own(request: Request) -> Request:
         body = request.body
-        if b"snappied" not in body:
+        if b"snappied" not in body and not body.startswith(b"\x1f\x8b"):
             body = body.replace(_NAME.encode(), token.encode()).replace(b"~", token.encode())
         return replace(request, path=request.path.replace("~", token), body=body)
 
@@ -356,7 +380,7 @@ def _all_cases() -> tuple[Case, ...]:
         *(Case(name, "PUT", JOB, body, headers) for name, body, headers in _BODIES),
         *(Case(row[0], "PUT", JOB, *row[1:]) for row in _BODY_DIFFERENCES),
     ]
-    return tuple(_with_token(case, f"t{index:03d}x") for index, case in enumerate(cases))
+    return tuple(_with_token(_named(case), f"t{index:03d}x") for index, case in enumerate(cases))
 
 
 CASES = _all_cases()
