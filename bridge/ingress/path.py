@@ -5,8 +5,10 @@ protocol reference). Routing, methods and what a group holds do not belong here.
 """
 
 import re
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from bridge.errors import BadPushError
 from bridge.model import Labels, sorted_labels
@@ -56,9 +58,16 @@ def parse_grouping_path(raw_path: str, *, utf8_names: bool) -> Labels:
     return sorted_labels(tuple(labels.items()))
 
 
-def group_key(labels: Labels) -> bytes:
-    """Spell the identity of a group: sorted names and values in UTF-8, joined with byte 0xFF."""
-    return b"\xff".join(text.encode() for pair in sorted_labels(labels) for text in pair)
+def write_grouping_path(labels: Sequence[tuple[str, str]]) -> str:
+    """Spell grouping labels as a path, `job` first as given; values that a path cannot carry go as base64."""
+    parts: list[str] = []
+    for name, value in labels:
+        if not value or "/" in value or value in {".", ".."}:
+            encoded = urlsafe_b64encode(value.encode()).decode().rstrip("=") or "="
+            parts += [f"{quote(name, safe='')}@base64", encoded]
+        else:
+            parts += [quote(name, safe=""), quote(value, safe="")]
+    return "/".join(parts)
 
 
 def needs_redirect(path: str) -> str | None:

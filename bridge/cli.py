@@ -1,0 +1,187 @@
+"""The command line: commands, flags made from the settings' declarations, exit codes.
+
+0 is success, 1 a push that was refused or could not be delivered, 2 a start that is not possible.
+"""
+
+import logging
+import sqlite3
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+import structlog
+import uvloop
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from bridge import __version__
+from bridge.app import Agent, run_until_signal
+from bridge.config import Config, Log, Push, Storage, Web, load, split_address
+from bridge.demo import run_demo
+from bridge.errors import ConfigError
+from bridge.ingress.path import write_grouping_path
+from bridge.receiver import SampleStore, serve
+
+_SECTIONS: dict[str, type[BaseModel]] = {"web": Web, "storage": Storage, "push": Push, "log": Log}
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+
+def _setting_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for every key of every section."""
+    for section, model in reversed(_SECTIONS.items()):
+        for key, field in reversed(model.model_fields.items()):
+            command = _flag(section, key, field)(command)
+    return command
+
+
+def _flag(section: str, key: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+    name = f"--{section}.{key.replace('_', '-')}"
+    text = f"{field.description} [default: {default}]" if default != "" else field.description
+    if field.annotation is bool:
+        return click.option(name, f"{section}__{key}", is_flag=True, default=None, help=text)
+    return click.option(name, f"{section}__{key}", default=None, metavar="VALUE", help=text)
+
+
+def read_config(file: str | None, urls: tuple[str, ...], flags: dict[str, object]) -> Config:
+    """Config from file and flags; raises ConfigError."""
+    overrides: dict[str, dict[str, object]] = {}
+    for name, value in flags.items():
+        if value is not None:
+            section, _, key = name.partition("__")
+            overrides.setdefault(section, {})[key] = value
+    if urls:
+        overrides["remote_write"] = {"targets": [{"url": url} for url in urls]}
+    try:
+        text = Path(file).read_text(encoding="utf-8") if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config.file: cannot read {file}: {error}") from error
+    return load(text, file or "command line", overrides)
+
+
+def _set_up_log(config: Config) -> None:
+    stamp = structlog.processors.TimeStamper(fmt="iso", key="ts")
+    form: Any = (
+        structlog.processors.JSONRenderer()
+        if config.log.format == "json"
+        else structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], drop_missing=True)
+    )
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, stamp, structlog.processors.format_exc_info, form],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.log.level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@contextmanager
+def _start_faults() -> Iterator[None]:
+    """A start that is not possible: its reason on stderr, exit code 2."""
+    try:
+        yield
+    except ConfigError as error:
+        click.echo(f"pushbridge: {error}", err=True)
+        sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pushbridge")
+def main() -> None:
+    """Take Prometheus pushes, keep them on disk, deliver them by remote_write."""
+
+
+@main.command()
+@click.option("--config.file", "file", metavar="FILE", help="Configuration file (YAML); flags stand over it.")
+@click.option("--remote-write.url", "urls", multiple=True, metavar="URL", help="Deliver to this endpoint; repeatable.")
+@_setting_flags
+def run(file: str | None, urls: tuple[str, ...], **flags: object) -> None:
+    """Run the agent until SIGTERM or Ctrl-C."""
+    with _start_faults():
+        config = read_config(file, urls, flags)
+        _set_up_log(config)
+        uvloop.run(_run(config))
+
+
+async def _run(config: Config) -> None:
+    await run_until_signal(Agent(config))
+
+
+@main.command("check-config")
+@click.argument("file")
+def check_config(file: str) -> None:
+    """Check a configuration file; exit 2 names every fault with its line."""
+    with _start_faults():
+        read_config(file, (), {})
+    click.echo(f"{file}: ok")
+
+
+@main.command()
+@click.option("--job", required=True, help="Job name: the first label of the group.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Another grouping label; repeatable.")
+@click.option("--url", default="http://127.0.0.1:9091", show_default=True, help="The agent.")
+@click.option("--replace", is_flag=True, help="Replace the whole group (PUT), not only the families pushed (POST).")
+@click.argument("file", type=click.File("rb"), default="-")
+def push(job: str, labels: tuple[str, ...], url: str, replace: bool, file: BinaryIO) -> None:
+    """Push metrics in text format from FILE, or from standard input.
+
+    Exits 0 when the agent has them on disk, 1 when it refused them or is not there.
+    """
+    pairs = [("job", job)]
+    for label in labels:
+        name, equals, value = label.partition("=")
+        if not equals:
+            raise click.BadParameter(f"got {label!r}, want NAME=VALUE", param_hint="--label")
+        pairs.append((name, value))
+    request = urllib.request.Request(  # noqa: S310 - the user names the agent
+        f"{url.rstrip('/')}/metrics/{write_grouping_path(pairs)}",
+        data=file.read(),
+        method="PUT" if replace else "POST",
+        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310 - the user names the agent
+            pass
+    except urllib.error.HTTPError as error:
+        click.echo(
+            f"pushbridge: the agent answered {error.code}: {error.read().decode(errors='replace').strip()}", err=True
+        )
+        sys.exit(1)
+    except (OSError, ValueError) as error:
+        click.echo(f"pushbridge: cannot push to {url}: {getattr(error, 'reason', error)}", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--listen-address", default="127.0.0.1:9099", show_default=True, help="Address to listen on.")
+@click.option(
+    "--file", "file", default=":memory:", metavar="FILE", help="SQLite file for the samples [default: memory]."
+)
+def receiver(listen_address: str, file: str) -> None:
+    """Run the embedded remote_write receiver alone: a page at / shows what arrived."""
+    with _start_faults():
+        try:
+            host, port = split_address(listen_address)
+            store = SampleStore(file)
+            uvloop.run(
+                serve(store, host, port, lambda url: click.echo(f"receiving on {url}/api/v1/write, page {url}/"))
+            )
+        except (OSError, ValueError, sqlite3.Error) as error:
+            raise ConfigError(f"receiver: {error}") from error
+        except KeyboardInterrupt:
+            pass
+
+
+@main.command()
+@click.option("--for", "seconds", type=float, default=None, metavar="SECONDS", help="Stop by itself [default: never].")
+def demo(seconds: float | None) -> None:
+    """Show the whole way on this machine: agent, receiver and a job that pushes.
+
+    Needs no privileges, no network and leaves nothing behind; Ctrl-C ends it.
+    """
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    with _start_faults():
+        uvloop.run(run_demo(seconds, click.echo))
