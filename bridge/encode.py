@@ -5,15 +5,14 @@ joins blocks. Pure; it neither decides what a push does nor touches the disk.
 """
 
 import json
-import struct
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 
 from bridge.groups import Change, Content, FamilyShape, Group, GroupId, make_shape
 from bridge.journal.rows import GroupRow, PartRow, Record
 from bridge.wire import snappy_block
 from bridge.wire.head import HEAD_TIMES_MS, decode_sample, encode_sample
-from bridge.wire.remote_write import STALE_NAN, split_series, timestamp_field, value_bytes
+from bridge.wire.remote_write import STALE_NAN, doubles_of, split_series, timestamp_field, value_bytes
 
 ROW_SAMPLES = 2000
 """Most samples in one row: what one remote_write request carries by default (protocol.md section 0)."""
@@ -23,26 +22,31 @@ _SECOND_MS = 1000
 
 def encode_content(content: Content, arrival_ms: int) -> list[tuple[int, bytes]]:
     """(samples, snappy block) of a push's own series, at most `ROW_SAMPLES` each, in the push's order."""
-    heads, values = content.shape.heads, content.values
-    if content.timestamps is None and arrival_ms in HEAD_TIMES_MS:
-        packed = struct.pack(f"<{len(values)}d", *values)
-        doubles = [packed[at : at + 8] for at in range(0, len(packed), 8)]
-        if any(value != value for value in values):  # noqa: PLR0124 - the NaN test that costs no call
-            doubles = [value_bytes(value) for value in values]
-        stamp = timestamp_field(arrival_ms)
-        fields = [head + double + stamp for head, double in zip(heads, doubles, strict=True)]
-    else:
-        stamps = content.timestamps or (None,) * len(values)
-        fields = [
-            encode_sample(head, value_bytes(value), arrival_ms if stamp is None else stamp)
-            for head, value, stamp in zip(heads, values, stamps, strict=True)
-        ]
-    return _blocks(fields)
+    heads, values, stamps = content.shape.heads, content.values, content.timestamps
+    blocks: list[tuple[int, bytes]] = []
+    for start in range(0, len(values), ROW_SAMPLES):
+        chunk = slice(start, start + ROW_SAMPLES)
+        doubles = doubles_of(values[chunk])
+        if stamps is None and arrival_ms in HEAD_TIMES_MS:
+            fields = [timestamp_field(arrival_ms)] * (3 * len(doubles))
+            fields[::3], fields[1::3] = heads[chunk], doubles
+        else:
+            times = stamps[chunk] if stamps else (None,) * len(doubles)
+            fields = [
+                encode_sample(head, double, arrival_ms if time is None else time)
+                for head, double, time in zip(heads[chunk], doubles, times, strict=True)
+            ]
+        blocks.append((len(doubles), snappy_block.compress(b"".join(fields))))
+    return blocks
 
 
-def encode_markers(ended: tuple[bytes, ...], arrival_ms: int) -> list[tuple[int, bytes]]:
+def encode_markers(ended: Sequence[bytes], arrival_ms: int) -> list[tuple[int, bytes]]:
     """(samples, snappy block) of the staleness markers for series that ended."""
-    return _blocks([encode_sample(head, STALE_NAN, arrival_ms) for head in ended])
+    chunks = [ended[start : start + ROW_SAMPLES] for start in range(0, len(ended), ROW_SAMPLES)]
+    return [
+        (len(heads), snappy_block.compress(b"".join([encode_sample(head, STALE_NAN, arrival_ms) for head in heads])))
+        for heads in chunks
+    ]
 
 
 def encode_gauges(group: Group) -> tuple[int, bytes]:
@@ -50,14 +54,6 @@ def encode_gauges(group: Group) -> tuple[int, bytes]:
     pairs = ((group.id.push_time_head, group.push_ms), (group.id.push_failure_time_head, group.failure_ms))
     fields = [encode_sample(head, value_bytes(at_ms / _SECOND_MS), group.last_ms) for head, at_ms in pairs]
     return len(fields), snappy_block.compress(b"".join(fields))
-
-
-def _blocks(fields: list[bytes]) -> list[tuple[int, bytes]]:
-    if len(fields) <= ROW_SAMPLES:
-        return [(len(fields), snappy_block.compress(b"".join(fields)))] if fields else []
-    rest = iter(fields)
-    chunks = iter(lambda: list(islice(rest, ROW_SAMPLES)), [])
-    return [(len(chunk), snappy_block.compress(b"".join(chunk))) for chunk in chunks]
 
 
 def encode_change(change: Change) -> tuple[list[Record], Group]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bridge.errors import BadPushError
+from bridge.exposition.template import Template
 from bridge.journal.rows import Operation, PartRow
 from bridge.model import Labels, MetricType
 from bridge.wire.head import labels_of, make_head
@@ -39,6 +40,8 @@ class Shape:
     names: frozenset[str]
     header: bytes
     """Families as JSON, for the group's stored state; made once because pushes repeat it."""
+    template: Template | None = None
+    """The form of the body that gave this shape, if the next one can be told by it."""
 
     def without(self, names: frozenset[str]) -> tuple["Shape", list[int]]:
         """Leave out these families; also gives the positions of the series that stay."""
@@ -87,6 +90,15 @@ class Content:
         if self.timestamps is None:
             return self.shape.heads
         return tuple(head for head, stamp in zip(self.shape.heads, self.timestamps, strict=True) if stamp is None)
+
+
+def repeat(parts: Iterable[Content], body: bytes, format_: str) -> Content | None:
+    """Read a body that repeats the form of one that made a part; None when it does not."""
+    for part in parts:
+        template = part.shape.template
+        if template is not None and template.format == format_ and (values := template.read(body)) is not None:
+            return Content(part.shape, values)
+    return None
 
 
 EMPTY = Content(make_shape((), ()), ())

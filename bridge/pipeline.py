@@ -4,15 +4,23 @@ Owns the order of the stages and the rule that a refused push is remembered in
 `push_failure_time_seconds`. The stages know nothing of each other; HTTP stays in `bridge.web`.
 """
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
 
 from bridge.errors import BadPushError, PushRefusedError
-from bridge.exposition.formats import parse_body
+from bridge.exposition.formats import format_of, parse_body
+from bridge.exposition.template import make_template
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
-from bridge.groups import Content, check_foreign, delete, key_of, refuse, store
+from bridge.groups import Content, check_foreign, delete, key_of, refuse, repeat, store
 from bridge.ingress.body import decode_body
 from bridge.journal.committer import Committer, Staging
 from bridge.model import Labels
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_LONG_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +51,10 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
     """
     key = key_of(push.grouping)
     try:
-        body = decode_body(push.body, push.content_encoding, options.max_body_bytes)
-        families = parse_body(body, push.content_type, utf8_names=options.flatten.utf8_names)
-        content = flatten(families, push.grouping, options.flatten, now_ms)
+        body = await _beside(len(push.body), decode_body, push.body, push.content_encoding, options.max_body_bytes)
+        content = repeat(committer.groups.get(key).parts, body, format_of(push.content_type))
+        if content is None:
+            content = await _beside(len(body), _parse, body, push, options.flatten, now_ms)
     except PushRefusedError:
         await committer.submit(lambda staging: staging.add(refuse(staging.group(key), staging.now_ms)))
         raise
@@ -53,6 +62,22 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
     if refusal is not None:
         raise refusal
     return len(content.values)
+
+
+async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Do what is short here and what is long in a thread, so that other pushes get their answers meanwhile."""
+    if size_bytes < _LONG_BYTES:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def _parse(body: bytes, push: Push, options: FlattenOptions, now_ms: int) -> Content:
+    families = parse_body(body, push.content_type, utf8_names=options.utf8_names)
+    content = flatten(families, push.grouping, options, now_ms)
+    format_ = format_of(push.content_type)
+    if format_ == "protobuf" or len(content.values) != sum(len(family.samples) for family in families):
+        return content
+    return replace(content, shape=replace(content.shape, template=make_template(body, format_, families)))
 
 
 def _stage(staging: Staging, key: bytes, content: Content, *, replace_all: bool) -> BadPushError | None:

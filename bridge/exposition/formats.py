@@ -1,24 +1,33 @@
 """Which parser reads a body: a table by Content-Type (protocol.md section 5.3). Pure."""
 
 from email.message import Message
+from functools import lru_cache
+from typing import Literal
 
 from bridge.exposition.openmetrics import parse_openmetrics
 from bridge.exposition.protobuf import parse_delimited
+from bridge.exposition.template import TextFormat
 from bridge.exposition.text import parse_text
 from bridge.model import Family
 
+BodyFormat = TextFormat | Literal["protobuf"]
+_PARSERS = {"text": parse_text, "openmetrics": parse_openmetrics, "protobuf": parse_delimited}
 
-def parse_body(body: bytes, content_type: str, *, utf8_names: bool) -> tuple[Family, ...]:
-    """Parse a decoded body; anything that is neither protobuf nor OpenMetrics is text 0.0.4, as curl sends it.
 
-    Raises BadPushError.
-    """
+@lru_cache(64)
+def format_of(content_type: str) -> BodyFormat:
+    """The format that a Content-Type names; whatever is no known one is text, as curl sends it."""
     message = Message()
     message["Content-Type"] = content_type
     match message.get_content_type(), message.get_param("proto"), message.get_param("encoding"):
         case "application/vnd.google.protobuf", "io.prometheus.client.MetricFamily", "delimited":
-            return parse_delimited(body, utf8_names=utf8_names)
+            return "protobuf"
         case "application/openmetrics-text", _, _:
-            return parse_openmetrics(body, utf8_names=utf8_names)
+            return "openmetrics"
         case _:
-            return parse_text(body, utf8_names=utf8_names)
+            return "text"
+
+
+def parse_body(body: bytes, content_type: str, *, utf8_names: bool) -> tuple[Family, ...]:
+    """Parse a decoded body; raises BadPushError."""
+    return _PARSERS[format_of(content_type)](body, utf8_names=utf8_names)
