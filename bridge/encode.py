@@ -6,7 +6,6 @@ joins blocks. Pure; it neither decides what a push does nor touches the disk.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bridge.groups import Change, Content, FamilyShape, Group, GroupId, make_shape
 from bridge.journal.rows import GroupRow, PartRow, Record
@@ -51,9 +50,9 @@ def encode_markers(ended: Sequence[bytes], arrival_ms: int) -> list[tuple[int, b
 
 def encode_gauges(group: Group) -> tuple[int, bytes]:
     """The two push-time gauges of a group, in seconds, 0 for never (protocol.md section 5.4)."""
-    pairs = ((group.id.push_time_head, group.push_ms), (group.id.push_failure_time_head, group.failure_ms))
-    fields = [encode_sample(head, value_bytes(at_ms / _SECOND_MS), group.last_ms) for head, at_ms in pairs]
-    return len(fields), snappy_block.compress(b"".join(fields))
+    success = encode_sample(group.id.push_time_head, value_bytes(group.push_ms / _SECOND_MS), group.last_ms)
+    failure = encode_sample(group.id.push_failure_time_head, value_bytes(group.failure_ms / _SECOND_MS), group.last_ms)
+    return 2, snappy_block.compress(success + failure)
 
 
 def encode_change(change: Change) -> tuple[list[Record], Group]:
@@ -61,20 +60,20 @@ def encode_change(change: Change) -> tuple[list[Record], Group]:
 
     Markers come first: what ended did so before what came instead.
     """
-    group = change.group
-    content = encode_content(change.content, group.last_ms)
-    pieces = [*encode_markers(change.ended, group.last_ms), *content]
+    group, arrival_ms = change.group, change.group.last_ms
+    content = encode_content(change.content, arrival_ms)
+    pieces = encode_markers(change.ended, arrival_ms) + content
     if change.gauges:
         pieces.append(encode_gauges(group))
+    records = [
+        Record(arrival_ms, group.id.key, change.operation, sum(count for count, _ in run), _join(run))
+        for run in _pack(pieces)
+    ]
     known = {id(part): row for part, row in zip(change.before.parts, change.before.rows, strict=True)}
     if content:
         known[id(change.content)] = PartRow(encode_families(change.content), _join(content))
-    rows = tuple(known.get(id(part)) or _encode_part(part, group.last_ms) for part in group.parts)
-    records = [
-        Record(group.last_ms, group.id.key, change.operation, sum(count for count, _ in run), _join(run))
-        for run in _pack(pieces)
-    ]
-    return records, replace(group, rows=rows)
+    rows = tuple([known.get(id(part)) or _encode_part(part, arrival_ms) for part in group.parts])
+    return records, Group(group.id, arrival_ms, group.push_ms, group.failure_ms, group.live, group.parts, rows)
 
 
 def _encode_part(part: Content, arrival_ms: int) -> PartRow:
@@ -90,11 +89,11 @@ def _pack(pieces: list[tuple[int, bytes]]) -> list[list[tuple[int, bytes]]]:
     runs: list[list[tuple[int, bytes]]] = []
     room = 0
     for piece in pieces:
-        if piece[0] > room:
-            runs.append([])
-            room = ROW_SAMPLES
-        runs[-1].append(piece)
         room -= piece[0]
+        if room < 0:
+            runs.append([])
+            room = ROW_SAMPLES - piece[0]
+        runs[-1].append(piece)
     return runs
 
 

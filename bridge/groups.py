@@ -182,7 +182,7 @@ def store(group: Group, content: Content, now_ms: int, *, replace_all: bool) -> 
     else:
         kept = [part for old in group.parts if (part := old.without(content.shape.names)) is not None]
     parts = (*kept, content) if content.shape.families else tuple(kept)
-    after = replace(group, last_ms=arrival_ms, push_ms=arrival_ms, live=True, parts=parts)
+    after = Group(group.id, arrival_ms, arrival_ms, group.failure_ms, live=True, parts=parts)
     return Change("put" if replace_all else "post", group, after, content, ended_between(group.parts, parts))
 
 

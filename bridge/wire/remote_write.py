@@ -50,6 +50,7 @@ def _cut_doubles(count: int) -> struct.Struct:
     return struct.Struct("8s" * count)
 
 
+@lru_cache(256)
 def timestamp_field(timestamp_ms: int) -> bytes:
     """Return the Sample's timestamp field, tag included: 7 bytes for times from 1971 to 2109."""
     return _TIMESTAMP_TAG + uvarint(timestamp_ms & _UINT64)
