@@ -8,6 +8,7 @@ changed nothing. No I/O, no bytes of the journal, no clock.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from bridge.errors import BadPushError
 from bridge.exposition.template import Template
@@ -147,6 +148,7 @@ class Change:
     """Whether the group's two push-time gauges are sent."""
 
 
+@lru_cache(1 << 14)
 def key_of(labels: Labels) -> bytes:
     """Identity of a group: sorted names and values joined by 0xFF, which UTF-8 never contains."""
     return _SEPARATOR.join(part.encode() for pair in sorted(labels) for part in pair)

@@ -4,6 +4,7 @@ Owns names and help texts; what they count is told by the observers that the par
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -74,6 +75,11 @@ class Telemetry:
         self.recoveries = Gauge(
             "pushbridge_journal_damaged", "1 when a damaged journal was set aside at this start.", registry=own
         )
+
+    @cache  # noqa: B019 - one Telemetry lives as long as the process, and looking a child up costs more than counting
+    def pushes_of(self, method: str, outcome: str, reason: str) -> Counter:
+        """The counter of one kind of push."""
+        return self.pushes.labels(method, outcome, reason)
 
     def committed(self, operations: int, seconds: float) -> None:
         """Count one durable transaction."""

@@ -23,6 +23,9 @@ from bridge.journal.rows import Entry
 MAX_UNCONFIRMED = 4
 """Batches that may wait for the journal to write their confirmation; a crash sends at most these again."""
 
+GATHER_S = 0.05
+"""A request that was not full is followed by the next one no sooner: a request costs as much as several pushes."""
+
 LOG_INTERVAL_S = 30.0
 
 _log = structlog.get_logger(__name__)
@@ -112,6 +115,7 @@ class Sender:
         self._sleep = sleep
         self._random_01 = random_01
         self._seq = cursor
+        self._next_read_s = 0.0
         self._max_samples = max_samples_per_send
         self._max_body_bytes = max_body_bytes
         self._stopping = asyncio.Event()
@@ -160,6 +164,8 @@ class Sender:
         # On the loop's thread on purpose. sqlite3 gives up the GIL for every row, and a worker thread gets it
         # back only after a switch interval (5 ms) while the loop is busy: 2000 rows would take seconds. Here they
         # take a few milliseconds, the limits bound each read, and a request comes between any two of them.
+        if (wait_s := self._next_read_s - self._clock_s()) > 0:
+            await self._unless_stopped(self._sleep(wait_s))
         try:
             entries = self._reader.read(self._seq, self._max_samples, self._max_body_bytes)
         except JournalUnavailableError as error:
@@ -168,6 +174,8 @@ class Sender:
         if not entries:
             await self._unless_stopped(self._wait_for_data(self._seq))
             return None
+        full = sum(entry.samples for entry in entries) >= self._max_samples // 2
+        self._next_read_s = 0.0 if full else self._clock_s() + GATHER_S
         if entries[0].samples > self._max_samples:
             # Cutting up a large entry is plain Python over every series, so it must not hold the loop.
             return await asyncio.to_thread(plan_batch, entries[:1], self._max_samples, self._max_body_bytes)

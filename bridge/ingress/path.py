@@ -7,6 +7,7 @@ protocol reference). Routing, methods and what a group holds do not belong here.
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -35,6 +36,7 @@ _QUOTED: Final = {
 }
 
 
+@lru_cache(1 << 14)
 def parse_grouping_path(raw_path: str, *, utf8_names: bool) -> Labels:
     """Read the grouping labels from the percent-encoded path behind `/metrics/`.
 
@@ -70,6 +72,7 @@ def write_grouping_path(labels: Sequence[tuple[str, str]]) -> str:
     return "/".join(parts)
 
 
+@lru_cache(1 << 14)
 def needs_redirect(path: str) -> str | None:
     """Give the path that Go's ServeMux redirects `path` to, None when it is clean already.
 

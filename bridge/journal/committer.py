@@ -140,6 +140,8 @@ class Committer:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
+                # One turn of the loop, so that what has arrived in the meantime shares this transaction.
+                await asyncio.sleep(0)
                 waiting = [self._queue.popleft() for _ in range(len(self._queue))]
                 await self._commit(waiting)
             if self._closing:

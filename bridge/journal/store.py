@@ -92,8 +92,8 @@ class Journal:
             self._begin()
             if batch.records:
                 self._append(batch.records)
-            for group in batch.groups:
-                self._put_group(group)
+            if batch.groups:
+                self._put_groups(batch.groups)
             if batch.cursors:
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?, ?)", map(_cursor_values, batch.cursors)
@@ -283,27 +283,27 @@ class Journal:
             (self._next_end_seq, self._next_accepted),
         )
 
-    def _put_group(self, group: GroupRow) -> None:
-        key, parts = group.key, group.parts
-        self._connection.execute(
+    def _put_groups(self, groups: tuple[GroupRow, ...]) -> None:
+        changed: list[tuple[bytes, int, bytes, bytes]] = []
+        for group in groups:
+            key, parts = group.key, group.parts
+            stored = self._next_parts[key] if key in self._next_parts else self._parts.get(key)
+            if stored is None or len(stored) > len(parts):
+                # Without knowledge of what is stored, everything goes.
+                keep = 0 if stored is None else len(parts)
+                self._connection.execute("DELETE FROM group_parts WHERE grp = ? AND position >= ?", (key, keep))
+            known = stored or ()
+            for position, part in enumerate(parts):
+                if position >= len(known) or known[position] != part:
+                    changed.append((key, position, part.families, part.body))
+            self._next_parts[key] = parts
+        self._connection.executemany(
             "INSERT INTO groups VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET last_ms = excluded.last_ms,"
             " push_ms = excluded.push_ms, failure_ms = excluded.failure_ms, live = excluded.live",
-            (key, group.last_ms, group.push_ms, group.failure_ms, group.live),
+            [(group.key, group.last_ms, group.push_ms, group.failure_ms, group.live) for group in groups],
         )
-        stored = self._next_parts[key] if key in self._next_parts else self._parts.get(key)
-        if stored is None or len(stored) > len(parts):
-            # Without knowledge of what is stored, everything goes.
-            keep = 0 if stored is None else len(parts)
-            self._connection.execute("DELETE FROM group_parts WHERE grp = ? AND position >= ?", (key, keep))
-        known = stored or ()
-        changed = [
-            (key, position, part.families, part.body)
-            for position, part in enumerate(parts)
-            if position >= len(known) or known[position] != part
-        ]
         if changed:
             self._connection.executemany("INSERT OR REPLACE INTO group_parts VALUES (?, ?, ?, ?)", changed)
-        self._next_parts[key] = parts
 
     def _used_pages(self) -> int:
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone()

@@ -101,7 +101,7 @@ class Site:
             _log.debug("push_refused", path=path, reason=reason, error=str(error))
             return responses.refusal(error)
         finally:
-            self.telemetry.pushes.labels(request.method.lower(), outcome, reason).inc()
+            self.telemetry.pushes_of(request.method.lower(), outcome, reason).inc()
             self.telemetry.push_seconds.observe(perf_counter() - started)
 
     async def metrics(self, _: web.BaseRequest) -> web.StreamResponse:
@@ -177,6 +177,8 @@ async def _read(request: web.BaseRequest, limit_bytes: int) -> bytes:
     declared = request.content_length
     if declared is not None and declared > limit_bytes:
         raise TooLargeError("body_too_large", f"body has {declared} bytes, push.max_body_bytes is {limit_bytes}")
+    if request.content.is_eof():
+        return request.content.read_nowait()
     pieces: list[bytes] = []
     size = 0
     while piece := await request.content.read(_READ_BYTES):
