@@ -285,6 +285,7 @@ class Journal:
 
     def _put_groups(self, groups: tuple[GroupRow, ...]) -> None:
         changed: list[tuple[bytes, int, bytes, bytes]] = []
+        groups = tuple({group.key: group for group in groups}.values())
         for group in groups:
             key, parts = group.key, group.parts
             stored = self._next_parts[key] if key in self._next_parts else self._parts.get(key)
