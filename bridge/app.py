@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 
 import aiohttp
 import structlog
-from aiohttp import web
 
 from bridge.config import Config, RemoteWrite, split_address
 from bridge.delivery.client import RemoteWriteClient
@@ -29,6 +28,7 @@ from bridge.journal.rows import Batch, CursorRow, Entry
 from bridge.journal.store import Journal
 from bridge.pipeline import PushOptions
 from bridge.telemetry import AccountCollector, Telemetry
+from bridge.web.listener import Listener
 from bridge.web.server import Site
 
 _log = structlog.get_logger(__name__)
@@ -154,11 +154,8 @@ class Agent:
 
     async def run(self, started: Callable[[str], None] = lambda _url: None) -> None:
         """Serve and deliver until `stopping` is set, then end in order; returns when all is on disk."""
-        runner = web.ServerRunner(
-            web.Server(self._site.handle, auto_decompress=False, access_log=None), shutdown_timeout=_STOP_HTTP_S
-        )
-        await runner.setup()
-        await web.SockSite(runner, self._socket).start()
+        listener = Listener(self._site)
+        await listener.start(self._socket)
         committing = asyncio.create_task(self.committer.run())
         async with aiohttp.ClientSession() as session:
             senders = [self._sender(target, session) for target in self.config.remote_write]
@@ -170,7 +167,7 @@ class Agent:
             await asyncio.wait([stop, committing, trimming, *sending], return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
             trimming.cancel()
-            await runner.cleanup()
+            await listener.stop(_STOP_HTTP_S)
             for sender in senders:
                 sender.stop()
             if sending:

@@ -4,9 +4,10 @@ Owns the mapping of paths to operations (protocol.md section 5.2). What a push d
 `bridge.pipeline`; what an error means in HTTP is `responses`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import perf_counter
 
 import structlog
@@ -21,6 +22,7 @@ from bridge.journal.committer import Committer
 from bridge.pipeline import Push, PushOptions, accept, end_all, end_group
 from bridge.telemetry import Telemetry
 from bridge.web import responses
+from bridge.web.lane import PlainPush
 from bridge.web.views import group_families, groups_json, own_families
 
 _log = structlog.get_logger(__name__)
@@ -48,15 +50,32 @@ class Site:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         path = request.raw_path.partition("?")[0]
+        grouping_path = push_path(path, self.config.web.prefix)
+        if grouping_path is not None:
+            if request.method not in _PUSH_METHODS:
+                allow = {"Allow": "DELETE, OPTIONS, POST, PUT"}
+                return web.Response(headers=allow) if request.method == "OPTIONS" else _not_allowed(allow)
+            headers = request.headers
+            return await self._push(
+                request.method,
+                grouping_path,
+                headers.get("Content-Type", ""),
+                headers.get("Content-Encoding", ""),
+                request,
+            )
         cleaned = needs_redirect(path)
         if cleaned is not None:
             return web.Response(status=301, headers={"Location": cleaned})
         if not path.startswith(self.config.web.prefix):
             return responses.text(404, "404 page not found")
-        path = path[len(self.config.web.prefix) :]
-        if path.replace("%40", "@").startswith(("/metrics/job/", "/metrics/job@base64/")):
-            return await self._push(request, path.removeprefix("/metrics/"))
-        return await self._route(request, path)
+        return await self._route(request, path[len(self.config.web.prefix) :])
+
+    def plain_push(self, push: PlainPush) -> Coroutine[None, None, web.Response] | None:
+        """Answer a push that came the short way, None when its path is no push path."""
+        path = push_path(push.path, self.config.web.prefix)
+        if path is None:
+            return None
+        return self._push(push.method, path, push.content_type, push.content_encoding, push.body)
 
     async def _route(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         if path == _WIPE and not self.config.web.enable_admin_api and request.method != "OPTIONS":
@@ -76,24 +95,19 @@ class Site:
         allow = {"Allow": ", ".join(sorted({*route, "OPTIONS"}))}
         return web.Response(headers=allow) if request.method == "OPTIONS" else _not_allowed(allow)
 
-    async def _push(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        if request.method not in _PUSH_METHODS:
-            allow = {"Allow": "DELETE, OPTIONS, POST, PUT"}
-            return web.Response(headers=allow) if request.method == "OPTIONS" else _not_allowed(allow)
+    async def _push(
+        self, method: str, path: str, content_type: str, content_encoding: str, body: bytes | web.BaseRequest
+    ) -> web.Response:
         started = perf_counter()
         outcome, reason = "accepted", ""
         try:
             grouping = parse_grouping_path(path, utf8_names=self.options.flatten.utf8_names)
-            if request.method == "DELETE":
+            if method == "DELETE":
                 await end_group(grouping, self.committer)
                 return web.Response(status=202)
-            push = Push(
-                grouping,
-                request.method == "PUT",
-                await _read(request, self.options.max_body_bytes),
-                request.headers.get("Content-Type", ""),
-                request.headers.get("Content-Encoding", ""),
-            )
+            limit_bytes = self.options.max_body_bytes
+            data = body if isinstance(body, bytes) else await _read(body, limit_bytes)
+            push = Push(grouping, method == "PUT", data, content_type, content_encoding)
             await accept(push, self.committer, self.options, self.now_ms())
             return web.Response()
         except PushRefusedError as error:
@@ -101,7 +115,7 @@ class Site:
             _log.debug("push_refused", path=path, reason=reason, error=str(error))
             return responses.refusal(error)
         finally:
-            self.telemetry.pushes_of(request.method.lower(), outcome, reason).inc()
+            self.telemetry.pushes_of(method.lower(), outcome, reason).inc()
             self.telemetry.push_seconds.observe(perf_counter() - started)
 
     async def metrics(self, _: web.BaseRequest) -> web.StreamResponse:
@@ -166,6 +180,17 @@ _ROUTES: dict[str, dict[str, _Handler]] = {
     "/api/v1/metrics": {"GET": Site.groups},
     _WIPE: {"PUT": Site.wipe},
 }
+
+
+@lru_cache(1 << 14)
+def push_path(path: str, prefix: str) -> str | None:
+    """What a push URL's path has behind `/metrics/`, None for any other URL."""
+    if needs_redirect(path) is not None or not path.startswith(prefix):
+        return None
+    path = path[len(prefix) :]
+    if not path.replace("%40", "@").startswith(("/metrics/job/", "/metrics/job@base64/")):
+        return None
+    return path.removeprefix("/metrics/")
 
 
 def _not_allowed(allow: dict[str, str]) -> web.Response:
