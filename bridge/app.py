@@ -192,7 +192,11 @@ class Agent:
             confirm=self.committer.confirm,
             wait_for_data=self.committer.wait_for_rows,
             client=RemoteWriteClient(
-                session, target.url, now_s=lambda: self._now_ms() / 1000, timeout_s=target.remote_timeout
+                session,
+                target.url,
+                now_s=lambda: self._now_ms() / 1000,
+                timeout_s=target.remote_timeout,
+                headers=target.headers,
             ),
             observer=self.telemetry,
             clock_s=time.monotonic,
@@ -200,6 +204,8 @@ class Agent:
             random_01=random.random,
             cursor=ledger.cursors[target.target].seq,
             max_samples_per_send=target.queue_config.max_samples_per_send,
+            min_backoff_s=target.queue_config.min_backoff,
+            max_backoff_s=target.queue_config.max_backoff,
         )
 
     async def _trim_for_ever(self) -> None:

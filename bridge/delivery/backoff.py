@@ -28,10 +28,16 @@ def backoff_s(
     return ceiling * (0.5 + 0.5 * random_01)
 
 
-def delay_s(attempt: int, after_s: float | None, random_01: float) -> float:
+def delay_s(
+    attempt: int,
+    after_s: float | None,
+    random_01: float,
+    min_s: float = MIN_BACKOFF_S,
+    max_s: float = MAX_BACKOFF_S,
+) -> float:
     """Return the receiver's own wish (up to `MAX_RETRY_AFTER_S`) when it has one, else the backoff."""
     if after_s is None or after_s <= 0:
-        return backoff_s(attempt, random_01)
+        return backoff_s(attempt, random_01, min_s, max_s)
     return min(after_s, MAX_RETRY_AFTER_S)
 
 

@@ -5,7 +5,7 @@ the sender's; the session (connections, TLS, authentication) is given in and clo
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import aiohttp
 
@@ -35,11 +35,17 @@ class RemoteWriteClient:
         *,
         now_s: Callable[[], float],
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Use `session` for every request; `now_s` is seconds since the epoch, `timeout_s` bounds one POST in all."""
+        """Use `session` for every request.
+
+        `now_s` is seconds since the epoch, `timeout_s` bounds one POST in all. `headers` are the user's
+        own, which the protocol's stand over.
+        """
         self._session = session
         self._url = url
         self._now_s = now_s
+        self._headers = {**(headers or {}), **_HEADERS}
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def send(self, block: bytes, attempt: int) -> Outcome:
@@ -48,7 +54,7 @@ class RemoteWriteClient:
         Never raises for what the network or the receiver does: no connection, a timeout and a malformed
         answer are `RetryLater`. Cancellation passes through.
         """
-        headers = dict(_HEADERS)
+        headers = dict(self._headers)
         if attempt > 0:
             headers["Retry-Attempt"] = str(attempt)
         try:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 
-from bridge.delivery.backoff import backoff_s, delay_s
+from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, backoff_s, delay_s
 from bridge.delivery.batch import Batch, Request, plan_batch
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
 from bridge.errors import JournalFullError, JournalUnavailableError
@@ -100,6 +100,8 @@ class Sender:
         cursor: int = 0,
         max_samples_per_send: int = 2000,
         max_body_bytes: int = 8 << 20,
+        min_backoff_s: float = MIN_BACKOFF_S,
+        max_backoff_s: float = MAX_BACKOFF_S,
     ) -> None:
         """Start behind `cursor`, the newest confirmed sequence number.
 
@@ -118,6 +120,7 @@ class Sender:
         self._next_read_s = 0.0
         self._max_samples = max_samples_per_send
         self._max_body_bytes = max_body_bytes
+        self._backoff_s = min_backoff_s, max_backoff_s
         self._stopping = asyncio.Event()
         self._log = _ThrottledLog(name, url, clock_s)
         self._ledger = _Ledger(name, confirm, self._journal_failed)
@@ -194,7 +197,7 @@ class Sender:
             if isinstance(outcome, Rejected):
                 return await self.settle_rejected(request, outcome)
             attempt += 1
-            wait_s = delay_s(attempt, outcome.after_s, self._random_01())
+            wait_s = delay_s(attempt, outcome.after_s, self._random_01(), *self._backoff_s)
             self._log_retry(outcome, attempt, wait_s, request)
             await self._unless_stopped(self._sleep(wait_s))
             if self._stopping.is_set():

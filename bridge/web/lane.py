@@ -19,7 +19,8 @@ from http import HTTPStatus
 from typing import Final, cast
 
 import structlog
-from aiohttp import web
+
+from bridge.web.responses import Answer
 
 _log = structlog.get_logger(__name__)
 _HEAD: Final = re.compile(
@@ -58,7 +59,22 @@ def read_push(data: bytes) -> PlainPush | type[Incomplete] | None:
     head = _HEAD.match(data)
     if head is None:
         return None
-    pairs = _FIELD.findall(head[3])
+    fields = _read_fields(head[3])
+    if fields is None:
+        return None
+    content_type, content_encoding, length = fields
+    start = head.end()
+    end = start + length
+    if len(data) < end:
+        return Incomplete
+    path = head[2].partition(b"?")[0].decode()
+    return PlainPush(head[1].decode(), path, content_type, content_encoding, data[start:end], end)
+
+
+@lru_cache(1024)
+def _read_fields(lines: bytes) -> tuple[str, str, int] | None:
+    """Content-Type, Content-Encoding and Content-Length in bytes, None when a header needs the general way."""
+    pairs = _FIELD.findall(lines)
     fields = {name.lower(): value for name, value in pairs}
     length = fields.get(b"content-length", b"")
     if (
@@ -70,32 +86,20 @@ def read_push(data: bytes) -> PlainPush | type[Incomplete] | None:
         or int(length) > _LARGEST_BODY_BYTES
     ):
         return None
-    start = head.end()
-    end = start + int(length)
-    if len(data) < end:
-        return Incomplete
-    return PlainPush(
-        head[1].decode(),
-        head[2].partition(b"?")[0].decode(),
-        fields.get(b"content-type", b"").decode(),
-        fields.get(b"content-encoding", b"").decode(),
-        data[start:end],
-        end,
-    )
+    return fields.get(b"content-type", b"").decode(), fields.get(b"content-encoding", b"").decode(), int(length)
 
 
-def to_bytes(response: web.Response) -> bytes:
+@lru_cache(64)
+def _to_bytes(answer: Answer, now_s: int) -> bytes:
     """An answer as it goes over the wire."""
-    body = cast("bytes", response.body or b"")
-    lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in response.headers.items() if name.lower() != "content-length"]
-    lines += [f"Content-Length: {len(body)}", f"Date: {_date(int(time.time()))}", "\r\n"]
-    return "\r\n".join(lines).encode() + body
-
-
-@lru_cache(1)
-def _date(seconds: int) -> str:
-    return formatdate(seconds, usegmt=True)
+    lines = [
+        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
+        *(f"{name}: {value}" for name, value in answer.headers),
+        f"Content-Length: {len(answer.body)}",
+        f"Date: {formatdate(now_s, usegmt=True)}",
+        "\r\n",
+    ]
+    return "\r\n".join(lines).encode() + answer.body
 
 
 class Lane(asyncio.Protocol):
@@ -103,7 +107,7 @@ class Lane(asyncio.Protocol):
 
     def __init__(
         self,
-        push: Callable[[PlainPush], Coroutine[None, None, web.Response] | None],
+        push: Callable[[PlainPush], Coroutine[None, None, Answer] | None],
         general: Callable[[], asyncio.Protocol],
         lanes: "set[Lane]",
     ) -> None:
@@ -154,9 +158,9 @@ class Lane(asyncio.Protocol):
             return
         self._hand_over()
 
-    async def _answer(self, answer: Coroutine[None, None, web.Response]) -> None:
+    async def _answer(self, answer: Coroutine[None, None, Answer]) -> None:
         try:
-            response = await answer
+            data = _to_bytes(await answer, int(time.time()))
         except Exception:  # noqa: BLE001 - nobody awaits this task; the log is where a fault of ours is seen
             _log.exception("push_failed")
             self._transport.close()
@@ -164,7 +168,7 @@ class Lane(asyncio.Protocol):
         self._answering = None
         if self._transport.is_closing():
             return
-        self._transport.write(to_bytes(response))
+        self._transport.write(data)
         if self._held and not self._stopping:
             self._transport.resume_reading()
             self._next()

@@ -4,6 +4,8 @@ Texts follow Go's http.Error: plain text, no sniffing, a newline at the end (pro
 """
 
 import json
+from dataclasses import dataclass
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -24,6 +26,7 @@ _STATUS: dict[type[PushRefusedError], int] = {
     JournalUnavailableError: 503,
 }
 _RETRY_AFTER_S = "10"
+_TEXT_HEADERS = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 _API_HEADERS = {
     "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Origin",
     "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
@@ -38,14 +41,32 @@ def text(status: int, words: str, headers: dict[str, str] | None = None) -> web.
     return web.Response(
         status=status,
         text=f"{words}\n",
-        headers={"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff", **(headers or {})},
+        headers={**_TEXT_HEADERS, **(headers or {})},
     )
 
 
-def refusal(error: PushRefusedError) -> web.Response:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a push is answered, on either way through HTTP."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def response(self) -> web.Response:
+        """The answer as aiohttp sends it."""
+        return web.Response(status=self.status, body=self.body, headers=dict(self.headers))
+
+
+ACCEPTED = Answer(200)
+ENDED = Answer(202)
+
+
+def refusal(error: PushRefusedError) -> Answer:
     """Answer a push that was refused; a full or broken disk asks the sender to come back."""
     status = _STATUS[type(error)]
-    return text(status, str(error), {"Retry-After": _RETRY_AFTER_S} if status == 503 else None)  # noqa: PLR2004
+    again = (("Retry-After", _RETRY_AFTER_S),) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
+    return Answer(status, f"{error}\n".encode(), (*_TEXT_HEADERS.items(), *again))
 
 
 def api(data: object) -> web.Response:

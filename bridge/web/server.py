@@ -23,6 +23,7 @@ from bridge.pipeline import Push, PushOptions, accept, end_all, end_group
 from bridge.telemetry import Telemetry
 from bridge.web import responses
 from bridge.web.lane import PlainPush
+from bridge.web.responses import ACCEPTED, ENDED, Answer
 from bridge.web.views import group_families, groups_json, own_families
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +31,6 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _PUSH_METHODS = ("PUT", "POST", "DELETE")
 _WIPE = "/api/v1/admin/wipe"
 _READ_BYTES = 1 << 16
-Answer = Awaitable[web.StreamResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,9 @@ class Site:
                 allow = {"Allow": "DELETE, OPTIONS, POST, PUT"}
                 return web.Response(headers=allow) if request.method == "OPTIONS" else _not_allowed(allow)
             headers = request.headers
-            return await self._push(
-                request.method,
-                grouping_path,
-                headers.get("Content-Type", ""),
-                headers.get("Content-Encoding", ""),
-                request,
-            )
+            content_type, content_encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "")
+            answer = await self._push(request.method, grouping_path, content_type, content_encoding, request)
+            return answer.response()
         cleaned = needs_redirect(path)
         if cleaned is not None:
             return web.Response(status=301, headers={"Location": cleaned})
@@ -70,7 +66,7 @@ class Site:
             return responses.text(404, "404 page not found")
         return await self._route(request, path[len(self.config.web.prefix) :])
 
-    def plain_push(self, push: PlainPush) -> Coroutine[None, None, web.Response] | None:
+    def plain_push(self, push: PlainPush) -> Coroutine[None, None, Answer] | None:
         """Answer a push that came the short way, None when its path is no push path."""
         path = push_path(push.path, self.config.web.prefix)
         if path is None:
@@ -97,23 +93,24 @@ class Site:
 
     async def _push(
         self, method: str, path: str, content_type: str, content_encoding: str, body: bytes | web.BaseRequest
-    ) -> web.Response:
+    ) -> Answer:
         started = perf_counter()
         outcome, reason = "accepted", ""
         try:
             grouping = parse_grouping_path(path, utf8_names=self.options.flatten.utf8_names)
             if method == "DELETE":
                 await end_group(grouping, self.committer)
-                return web.Response(status=202)
+                return ENDED
             limit_bytes = self.options.max_body_bytes
             data = body if isinstance(body, bytes) else await _read(body, limit_bytes)
             push = Push(grouping, method == "PUT", data, content_type, content_encoding)
             await accept(push, self.committer, self.options, self.now_ms())
-            return web.Response()
         except PushRefusedError as error:
             outcome, reason = "refused", error.reason
             _log.debug("push_refused", path=path, reason=reason, error=str(error))
             return responses.refusal(error)
+        else:
+            return ACCEPTED
         finally:
             self.telemetry.pushes_of(method.lower(), outcome, reason).inc()
             self.telemetry.push_seconds.observe(perf_counter() - started)
@@ -146,8 +143,8 @@ class Site:
         try:
             await end_all(self.committer)
         except PushRefusedError as error:
-            return responses.refusal(error)
-        return web.Response(status=202)
+            return responses.refusal(error).response()
+        return ENDED.response()
 
     async def healthy(self, _: web.BaseRequest) -> web.StreamResponse:
         """Answer /-/healthy: the process is there."""
@@ -170,7 +167,7 @@ class Site:
         return responses.text(405, "Only POST or PUT requests allowed.")
 
 
-_Handler = Callable[[Site, web.BaseRequest], Answer]
+_Handler = Callable[[Site, web.BaseRequest], Awaitable[web.StreamResponse]]
 _ROUTES: dict[str, dict[str, _Handler]] = {
     "/metrics": {"GET": Site.metrics},
     "/-/healthy": {"GET": Site.healthy},

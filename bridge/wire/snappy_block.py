@@ -51,7 +51,14 @@ def join(blocks: Sequence[bytes]) -> bytes:
     total = 0
     elements = [b""]
     for block in blocks:
-        declared, start = _preamble(block)
+        first = block[0] if block else 0x80
+        # The everyday preambles of one and two bytes are read here; all others, and what is wrong, below.
+        if first < 0x80:  # noqa: PLR2004 - the top bit says that more follows
+            declared, start = first, 1
+        elif len(block) > 1 and block[1] < 0x80:  # noqa: PLR2004
+            declared, start = first & 0x7F | block[1] << 7, 2
+        else:
+            declared, start = _preamble(block)
         total += declared
         elements.append(block[start:])
     if total > MAX_DECLARED_BYTES:
