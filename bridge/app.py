@@ -124,7 +124,8 @@ class Agent:
             when_full=config.storage.when_full,
             observer=self.telemetry,
         )
-        self.telemetry.registry.register(AccountCollector(self._journal, ledger))
+        reader = JournalReader(self._journal.path)
+        self.telemetry.registry.register(AccountCollector(self._journal, reader, ledger, groups, now_ms))
         self.stopping = asyncio.Event()
         self._site = Site(
             config,

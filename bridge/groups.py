@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TypeVar
 
 from bridge.errors import BadPushError
 from bridge.exposition.template import Template
@@ -19,6 +20,7 @@ from bridge.wire.remote_write import label_bytes
 
 PUSH_TIME, PUSH_FAILURE_TIME = "push_time_seconds", "push_failure_time_seconds"
 _SEPARATOR = b"\xff"
+_K = TypeVar("_K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,8 @@ class Groups:
     external_labels: Mapping[str, str] = field(default_factory=dict)
     _by_key: dict[bytes, Group] = field(default_factory=dict)
     _name_sets: dict[tuple[str, ...], int] = field(default_factory=dict)
+    _types: dict[str, dict[MetricType, int]] = field(default_factory=dict)
+    """Family name -> type -> number of parts with it."""
 
     def get(self, key: bytes) -> Group:
         """The group under this key; a group that never was is empty and not live."""
@@ -228,21 +232,43 @@ class Groups:
     def publish(self, groups: Iterable[Group]) -> None:
         """Take over states that are on disk."""
         for group in groups:
-            names = tuple(name for name, _ in group.id.labels)
             before = self._by_key.get(group.id.key)
             self._by_key[group.id.key] = group
             change = group.live - (before.live if before else False)
             if change:
-                count = self._name_sets.get(names, 0) + change
-                if count:
-                    self._name_sets[names] = count
-                else:
-                    self._name_sets.pop(names, None)
+                names = tuple(name for name, _ in group.id.labels)
+                _count(self._name_sets, names, change)
+            was, now = before.parts if before else (), group.parts
+            # A repeated push keeps its shape, so the everyday case ends here.
+            if len(was) != len(now) or any(old.shape is not new.shape for old, new in zip(was, now, strict=True)):
+                self._count_types(was, -1)
+                self._count_types(now, 1)
 
-    def forget(self, keys: Iterable[bytes]) -> None:
-        """Drop groups that ended long ago."""
-        for key in keys:
-            self._by_key.pop(key, None)
+    def _count_types(self, parts: Iterable[Content], change: int) -> None:
+        for part in parts:
+            for family in part.shape.families:
+                types = self._types.setdefault(family.name, {})
+                _count(types, family.type, change)
+                if not types:
+                    del self._types[family.name]
+
+    def type_conflicts(self, content: Content) -> list[tuple[str, MetricType, MetricType]]:
+        """(family, its type here, another type that some group gives it), at most one for each family.
+
+        They are told, not refused: a client upgrade must not lock out its own push (design.md section 4).
+        """
+        conflicts: list[tuple[str, MetricType, MetricType]] = []
+        for family in content.shape.families:
+            other = next((kind for kind in self._types.get(family.name, ()) if kind != family.type), None)
+            if other is not None:
+                conflicts.append((family.name, family.type, other))
+        return conflicts
+
+    def forget_ended(self, before_ms: int) -> None:
+        """Drop groups that ended before this; until then they keep time from going back in a group that returns."""
+        ended = [key for key, group in self._by_key.items() if not group.live and group.last_ms < before_ms]
+        for key in ended:
+            del self._by_key[key]
 
     def live(self) -> Iterator[Group]:
         """Groups that hold something, in the order of their first push."""
@@ -251,6 +277,12 @@ class Groups:
     def name_sets(self) -> Iterable[tuple[str, ...]]:
         """The distinct sets of grouping label names among live groups."""
         return self._name_sets.keys()
+
+
+def _count(counts: dict[_K, int], key: _K, change: int) -> None:
+    counts[key] = counts.get(key, 0) + change
+    if not counts[key]:
+        del counts[key]
 
 
 def check_foreign(group: Group, content: Content, others: "Groups", staged: Mapping[bytes, Group]) -> None:

@@ -16,7 +16,7 @@ from bridge.flatten import FlattenOptions, check_suffixes, flatten
 from bridge.groups import Content, check_foreign, delete, key_of, refuse, repeat, store
 from bridge.ingress.body import decode_body
 from bridge.journal.committer import Committer, Staging
-from bridge.model import Labels
+from bridge.model import Labels, MetricType
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -43,25 +43,36 @@ class PushOptions:
     max_body_bytes: int
 
 
-async def accept(push: Push, committer: Committer, options: PushOptions, now_ms: int) -> int:
-    """Take one push: when this returns it is on disk. Gives the number of samples it brought.
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an accepted push was."""
+
+    series: int
+    type_conflicts: tuple[tuple[str, MetricType, MetricType], ...] = ()
+    """(family, its type here, its type in some other group): told, not refused."""
+
+
+async def accept(push: Push, committer: Committer, options: PushOptions, now_ms: int) -> Receipt:
+    """Take one push: when this returns it is on disk.
 
     Raises BadPushError, TooLargeError, UnsupportedEncodingError, JournalFullError or
     JournalUnavailableError; the group is then as it was, but for its failure time.
     """
     key = key_of(push.grouping)
+    conflicts: tuple[tuple[str, MetricType, MetricType], ...] = ()
     try:
         body = await _beside(len(push.body), decode_body, push.body, push.content_encoding, options.max_body_bytes)
         content = repeat(committer.groups.get(key).parts, body, format_of(push.content_type))
         if content is None:
             content = await _beside(len(body), _parse, body, push, options.flatten, now_ms)
+            conflicts = tuple(committer.groups.type_conflicts(content))
     except PushRefusedError:
         await committer.submit(lambda staging: staging.add(refuse(staging.group(key), staging.now_ms)))
         raise
     refusal = await committer.submit(lambda staging: _stage(staging, key, content, replace_all=push.replace_all))
     if refusal is not None:
         raise refusal
-    return len(content.values)
+    return Receipt(len(content.values), conflicts)
 
 
 async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:

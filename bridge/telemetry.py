@@ -3,18 +3,25 @@
 Owns names and help texts; what they count is told by the observers that the parts are given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from bridge import __version__
+from bridge.errors import JournalUnavailableError
+from bridge.groups import Groups
 from bridge.journal.ledger import Ledger, pending
+from bridge.journal.reader import JournalReader
 from bridge.journal.store import Journal
 
+_log = structlog.get_logger(__name__)
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+Clock = Callable[[], int]
 _SIZE_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 
 
@@ -23,8 +30,10 @@ class Telemetry:
 
     def __init__(self) -> None:
         """Create all metrics in a registry of their own."""
+        self._told_of_scrape = False
         self.registry = CollectorRegistry()
         own = self.registry
+        ProcessCollector(namespace="pushbridge", registry=own)
         Gauge("pushbridge_build_info", "The running version.", ["version"], registry=own).labels(__version__).set(1)
         self.pushes = Counter(
             "pushbridge_pushes",
@@ -72,6 +81,16 @@ class Telemetry:
         self.retried_samples = Counter(
             "pushbridge_samples_retried", "Samples that were sent again.", ["target"], registry=own
         )
+        self.type_conflicts = Counter(
+            "pushbridge_type_conflicts",
+            "Families that were pushed with another type than some other group gives them; both are kept.",
+            registry=own,
+        )
+        self.group_scrapes = Counter(
+            "pushbridge_group_scrapes",
+            "Scrapes of /metrics that took pushed groups although a target gets them too.",
+            registry=own,
+        )
         self.recoveries = Gauge(
             "pushbridge_journal_damaged", "1 when a damaged journal was set aside at this start.", registry=own
         )
@@ -80,6 +99,16 @@ class Telemetry:
     def pushes_of(self, method: str, outcome: str, reason: str) -> Counter:
         """The counter of one kind of push."""
         return self.pushes.labels(method, outcome, reason)
+
+    def groups_scraped(self) -> None:
+        """Count a scrape that writes series a second time; the first one is told, for it will come again and again."""
+        self.group_scrapes.inc()
+        if not self._told_of_scrape:
+            self._told_of_scrape = True
+            _log.warning(
+                "groups_scraped",
+                why="remote_write delivers these groups already; remove the scrape job or set web.expose-groups=auto",
+            )
 
     def committed(self, operations: int, seconds: float) -> None:
         """Count one durable transaction."""
@@ -108,26 +137,47 @@ class Telemetry:
 
 
 class AccountCollector(Collector):
-    """The totals that live in the journal, read at each scrape (design.md section 3.2)."""
+    """What the journal and the groups hold, read at each scrape (design.md section 3.2)."""
 
-    def __init__(self, journal: Journal, ledger: Ledger) -> None:
-        """Read from `journal` and `ledger`, whose owner runs on the same loop as the scrape."""
+    def __init__(self, journal: Journal, reader: JournalReader, ledger: Ledger, groups: Groups, now_ms: Clock) -> None:
+        """Read from these, whose owner runs on the same loop as the scrape."""
         self._journal = journal
+        self._reader = reader
         self._ledger = ledger
+        self._groups = groups
+        self._now_ms = now_ms
 
     def collect(self) -> Iterator[Metric]:
-        """Give the account of every target."""
-        accepted = CounterMetricFamily("pushbridge_samples_accepted", "Samples journaled since the journal began.")
-        accepted.add_metric([], self._journal.accepted_total)
-        yield accepted
-        delivered = CounterMetricFamily("pushbridge_samples_delivered", "Samples confirmed.", labels=["target"])
+        """Give sizes and the account of every target."""
+        live = list(self._groups.live())
+        yield GaugeMetricFamily("pushbridge_groups", "Groups that hold something.", len(live))
+        series = sum(len(part.values) for group in live for part in group.parts)
+        yield GaugeMetricFamily("pushbridge_series", "Series in these groups.", series)
+        yield GaugeMetricFamily("pushbridge_journal_bytes", "Used bytes of the journal.", self._journal.used_bytes())
+        yield GaugeMetricFamily("pushbridge_journal_max_bytes", "storage.max_bytes.", self._journal.max_bytes)
+        accepted = self._journal.accepted_total
+        yield CounterMetricFamily("pushbridge_samples_accepted", "Samples journaled since the journal began.", accepted)
+        yield from self._account(accepted)
+
+    def _account(self, accepted: int) -> Iterator[Metric]:
+        target = ["target"]
+        delivered = CounterMetricFamily("pushbridge_samples_delivered", "Samples confirmed.", labels=target)
         dropped = CounterMetricFamily(
             "pushbridge_samples_dropped", "Samples that the target will never get.", labels=["target", "reason"]
         )
-        waiting = GaugeMetricFamily("pushbridge_samples_pending", "Samples not yet confirmed.", labels=["target"])
-        for target, cursor in self._ledger.cursors.items():
-            delivered.add_metric([target], cursor.delivered)
-            waiting.add_metric([target], pending(cursor, self._journal.accepted_total))
+        waiting = GaugeMetricFamily("pushbridge_samples_pending", "Samples not yet confirmed.", labels=target)
+        age = GaugeMetricFamily(
+            "pushbridge_oldest_pending_age_seconds",
+            "Time since the arrival of the oldest push that is not confirmed, 0 when there is none.",
+            labels=target,
+        )
+        for name, cursor in self._ledger.cursors.items():
+            delivered.add_metric([name], cursor.delivered)
+            waiting.add_metric([name], pending(cursor, accepted))
             for reason, samples in cursor.dropped:
-                dropped.add_metric([target, reason], samples)
-        yield from (delivered, waiting, dropped)
+                dropped.add_metric([name, reason], samples)
+            with suppress(JournalUnavailableError):
+                oldest_ms = self._reader.oldest_ms(cursor.seq)
+                now_ms = self._now_ms()
+                age.add_metric([name], max(0, now_ms - (now_ms if oldest_ms is None else oldest_ms)) / 1000)
+        yield from (delivered, waiting, dropped, age)

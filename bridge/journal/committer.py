@@ -155,17 +155,38 @@ class Committer:
 
     async def trim(self, retention_ms: int) -> int:
         """Delete delivered rows older than this; gives how many, at most a thousand at a time."""
-        return int(await self.submit(lambda staging: self._trim(staging.now_ms - retention_ms)))
+        before_ms = self._now_ms() - retention_ms
+        deleted = int(await self.submit(lambda _: self._trim(before_ms)))
+        self.groups.forget_ended(before_ms)
+        return deleted
 
     def _trim(self, before_ms: int) -> int:
         return self._journal.trim(before_ms, self.ledger.floor(self._journal.end_seq), _TRIM_ROWS)
 
     async def _commit(self, waiting: list[_Waiting]) -> None:
+        """Write one transaction; make room while that helps; else go one by one, so that a giant push harms nobody."""
+        error = await self._try(waiting)
+        while isinstance(error, JournalFullError) and await self._make_room():
+            error = await self._try(waiting)
+        if error is None:
+            return
         waiting = [item for item in waiting if not item.done.done()]
+        if len(waiting) > 1:
+            for item in waiting:
+                await self._commit([item])
+            return
+        self.failure = str(error)
+        self._observer.commit_failed(error.reason)
+        for item in waiting:
+            item.done.set_exception(error)
+
+    async def _try(self, waiting: list[_Waiting]) -> JournalFullError | JournalUnavailableError | None:
         staging = Staging(self._now_ms(), self.groups, self.ledger)
         results: list[tuple[_Waiting, Any]] = []
         try:
             for item in waiting:
+                if item.done.done():
+                    continue
                 try:
                     results.append((item, item.operation(staging)))
                 except (JournalFullError, JournalUnavailableError):
@@ -175,11 +196,11 @@ class Committer:
             await self._write(staging, len(results))
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
-            await self._after_failure(waiting, error)
-            return
+            return error
         for item, result in results:
             if not item.done.done():
                 item.done.set_result(result)
+        return None
 
     async def _write(self, staging: Staging, operations: int) -> None:
         started = perf_counter()
@@ -191,21 +212,6 @@ class Committer:
         self._observer.committed(operations, perf_counter() - started)
         if staging.records:
             self._appended.set()
-
-    async def _after_failure(self, waiting: list[_Waiting], error: PushRefusedError) -> None:
-        """Make room and try again; else one by one, so that a giant push costs its neighbours nothing."""
-        waiting = [item for item in waiting if not item.done.done()]
-        if isinstance(error, JournalFullError) and await self._make_room():
-            await self._commit(waiting)
-            return
-        if len(waiting) > 1:
-            for item in waiting:
-                await self._commit([item])
-            return
-        self.failure = str(error)
-        self._observer.commit_failed(error.reason)
-        for item in waiting:
-            item.done.set_exception(error)
 
     async def _make_room(self) -> bool:
         """Give up history first, then, if the operator chose so, the oldest undelivered rows."""

@@ -54,6 +54,19 @@ class JournalReader:
             raise JournalUnavailableError("io_error", f"cannot read the journal {self._path}: {error}") from error
         return entries
 
+    def oldest_ms(self, after_seq: int) -> int | None:
+        """Give the arrival (ms since the epoch) of the first row after `after_seq`, None when there is none.
+
+        Raise JournalUnavailableError.
+        """
+        try:
+            row = self._connection.execute(
+                "SELECT arrival_ms FROM journal WHERE seq > ? ORDER BY seq LIMIT 1", (after_seq,)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise JournalUnavailableError("io_error", f"cannot read the journal {self._path}: {error}") from error
+        return None if row is None else int(row[0])
+
     def close(self) -> None:
         """Close the connection; the reader must not be used afterwards."""
         self._connection.close()

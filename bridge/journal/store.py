@@ -28,8 +28,8 @@ class Journal:
     """The journal file, open for writing; one process holds it, and one thread at a time may call it.
 
     Changes (`write`, `trim`, `drop_oldest`, `delete_cursor`) gather in one transaction until `commit` or
-    `rollback`. After any of them or `commit` raised, `rollback` must come next. `accepted_total` and
-    `end_seq` are safe to read from any thread at any time; everything else counts as a call.
+    `rollback`. After any of them or `commit` raised, `rollback` must come next. `accepted_total`, `end_seq` and
+    `used_bytes` are safe to read from any thread at any time; everything else counts as a call.
     """
 
     def __init__(
@@ -40,7 +40,8 @@ class Journal:
         self.recovery = recovery
         """What was done about a damaged file, None when the file was healthy or new."""
         self._lock = lock
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        """The bound of the file."""
         self._failed = False
         self._use(connection)
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
@@ -98,7 +99,8 @@ class Journal:
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?, ?)", map(_cursor_values, batch.cursors)
                 )
-            full = bool(batch.records or batch.groups) and self._used_pages() > self._max_pages - self._reserve_pages
+            self._used = self._used_pages()
+            full = bool(batch.records or batch.groups) and self._used > self._max_pages - self._reserve_pages
         except sqlite3.Error as error:
             self._fail(error)
         if full:
@@ -165,19 +167,8 @@ class Journal:
         ]
 
     def used_bytes(self) -> int:
-        """Bytes of the file that hold something; free pages inside it do not count. Raise JournalUnavailableError."""
-        try:
-            return self._used_pages() * self._page_size
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
-
-    def oldest_undelivered_ms(self, after_seq: int) -> int | None:
-        """Arrival (ms since the epoch) of the first row after `after_seq`, None when there is none.
-
-        Raise JournalUnavailableError.
-        """
-        rows = self._all("SELECT arrival_ms FROM journal WHERE seq > ? ORDER BY seq LIMIT 1", after_seq)
-        return int(rows[0][0]) if rows else None
+        """Bytes of the file that held something after the newest change; free pages inside it do not count."""
+        return self._used * self._page_size
 
     def samples_after(self, after_seq: int) -> int:
         """Sum the samples of the rows after `after_seq`: what a target can still get. It reads them all.
@@ -213,6 +204,7 @@ class Journal:
             forgotten = keys.fetchall()
             self._connection.executemany("DELETE FROM groups WHERE key = ?", forgotten)
             self._connection.executemany("DELETE FROM group_parts WHERE grp = ?", forgotten)
+            self._used = self._used_pages()
         except sqlite3.Error as error:
             self._fail(error)
         for (key,) in forgotten:
@@ -232,6 +224,7 @@ class Journal:
             ).fetchall()
             if rows:
                 self._connection.execute("DELETE FROM journal WHERE seq <= ?", (rows[-1][0],))
+            self._used = self._used_pages()
         except sqlite3.Error as error:
             self._fail(error)
         return rows
@@ -248,9 +241,10 @@ class Journal:
     def _use(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
-        self._max_pages = max(1, self._max_bytes // self._page_size)
+        self._max_pages = max(1, self.max_bytes // self._page_size)
         # A max_page_count below the present size is not an error: SQLite then just lets the file grow no further.
         connection.execute(f"PRAGMA max_page_count = {self._max_pages}")
+        self._used = self._used_pages()
         self._reserve_pages = min(_MAX_RESERVE_PAGES, self._max_pages // 16)
 
     def _begin(self) -> None:
@@ -332,7 +326,7 @@ class Journal:
 
     def _full_error(self) -> JournalFullError:
         return JournalFullError(
-            "journal_full", f"the journal {self.path} has reached storage.max_bytes = {self._max_bytes}; retry later"
+            "journal_full", f"the journal {self.path} has reached storage.max_bytes = {self.max_bytes}; retry later"
         )
 
 

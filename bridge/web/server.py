@@ -31,6 +31,7 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _PUSH_METHODS = ("PUT", "POST", "DELETE")
 _WIPE = "/api/v1/admin/wipe"
 _READ_BYTES = 1 << 16
+_SCRAPE_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +105,26 @@ class Site:
             limit_bytes = self.options.max_body_bytes
             data = body if isinstance(body, bytes) else await _read(body, limit_bytes)
             push = Push(grouping, method == "PUT", data, content_type, content_encoding)
-            await accept(push, self.committer, self.options, self.now_ms())
+            receipt = await accept(push, self.committer, self.options, self.now_ms())
         except PushRefusedError as error:
             outcome, reason = "refused", error.reason
             _log.debug("push_refused", path=path, reason=reason, error=str(error))
             return responses.refusal(error)
         else:
+            for family, here, elsewhere in receipt.type_conflicts:
+                self.telemetry.type_conflicts.inc()
+                _log.warning("type_conflict", family=family, type=here, other_type=elsewhere, grouping=dict(grouping))
             return ACCEPTED
         finally:
             self.telemetry.pushes_of(method.lower(), outcome, reason).inc()
             self.telemetry.push_seconds.observe(perf_counter() - started)
 
-    async def metrics(self, _: web.BaseRequest) -> web.StreamResponse:
+    async def metrics(self, request: web.BaseRequest) -> web.StreamResponse:
         """Own metrics, and the pushed groups when they are exposed."""
         families = list(own_families(self.telemetry.registry))
         if self.config.exposes_groups:
+            if self.config.remote_write and _SCRAPE_HEADER in request.headers:
+                self.telemetry.groups_scraped()
             external = self.config.global_.external_labels
             for group in self.committer.groups.live():
                 families.extend(group_families(group, external))

@@ -124,10 +124,8 @@ def test_trim_takes_old_delivered_rows_only(journal: Journal) -> None:
     assert journal.trim(25, 4, 9) == 1
     assert journal.trim(99, 5, 9) == 2
     journal.commit()
-    assert journal.oldest_undelivered_ms(0) is None
     put(journal, record(arrival_ms=7))
     assert (seqs(journal), journal.accepted_total) == ([6], 6)
-    assert (journal.oldest_undelivered_ms(5), journal.oldest_undelivered_ms(6)) == (7, None)
 
 
 def test_trim_forgets_dead_groups(journal: Journal) -> None:
