@@ -73,11 +73,11 @@ _known: WeakValueDictionary[tuple[object, ...], Template] = WeakValueDictionary(
 def make_template(body: bytes, format_: TextFormat, families: Sequence[Family]) -> Template | None:
     """The form of a body that was parsed to `families`, None when it has none that `read` could prove.
 
-    That is so with explicit timestamps, exemplars, lines that the parser left out, types whose values are
-    prescribed, and a body that is mostly comments, which is not worth its memory.
+    That is so with explicit timestamps, exemplars, types whose values are prescribed, and a body that is
+    mostly comments, which is not worth its memory.
     """
     pairs = [(family, sample) for family in families for sample in family.samples]
-    if len(body) > _MOST_BYTES_PER_SERIES * len(pairs) or any(family.type in _FIXED_TYPES for family in families):
+    if len(body) >= _MOST_BYTES_PER_SERIES * len(pairs) or any(family.type in _FIXED_TYPES for family in families):
         return None
     lines = body.split(b"\n")
     places = tuple(sample.line - 1 for _, sample in pairs)

@@ -80,3 +80,8 @@ def test_unreadable_file(journal: Journal) -> None:
     reader.close()
     with pytest.raises(JournalUnavailableError, match=r"journal\.db"):
         reader.read(0, 1, 1)
+
+
+def test_oldest_is_the_first_row_behind_a_cursor(reader: JournalReader) -> None:
+    """The oldest undelivered arrival is that of the row after the cursor, and none when all is delivered."""
+    assert [reader.oldest_ms(after) for after in (0, 3, 5)] == [1, 4, None]
