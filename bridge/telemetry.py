@@ -62,6 +62,22 @@ class Telemetry:
         self.commit_failures = Counter(
             "pushbridge_commit_failures", "Transactions that did not get onto the disk.", ["reason"], registry=own
         )
+        self.type_conflicts = Counter(
+            "pushbridge_type_conflicts",
+            "Families that were pushed with another type than some other group gives them; both are kept.",
+            registry=own,
+        )
+        self.group_scrapes = Counter(
+            "pushbridge_group_scrapes",
+            "Scrapes of /metrics that took pushed groups although a target gets them too.",
+            registry=own,
+        )
+        self.recoveries = Gauge(
+            "pushbridge_journal_damaged", "1 when a damaged journal was set aside at this start.", registry=own
+        )
+        self._declare_sending(own)
+
+    def _declare_sending(self, own: CollectorRegistry) -> None:
         self.sends = Counter(
             "pushbridge_remote_write_requests",
             "remote_write requests by status code.",
@@ -80,19 +96,6 @@ class Telemetry:
         )
         self.retried_samples = Counter(
             "pushbridge_samples_retried", "Samples that were sent again.", ["target"], registry=own
-        )
-        self.type_conflicts = Counter(
-            "pushbridge_type_conflicts",
-            "Families that were pushed with another type than some other group gives them; both are kept.",
-            registry=own,
-        )
-        self.group_scrapes = Counter(
-            "pushbridge_group_scrapes",
-            "Scrapes of /metrics that took pushed groups although a target gets them too.",
-            registry=own,
-        )
-        self.recoveries = Gauge(
-            "pushbridge_journal_damaged", "1 when a damaged journal was set aside at this start.", registry=own
         )
 
     @cache  # noqa: B019 - one Telemetry lives as long as the process, and looking a child up costs more than counting

@@ -1,0 +1,77 @@
+"""The documents say what the code does: every setting, command and guarantee that they name exists."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from pydantic import BaseModel
+
+from bridge.cli import main
+from bridge.config import Config, RemoteWrite, load
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = ROOT / "deploy" / "pushbridge.yml"
+
+
+def keys(model: type[BaseModel]) -> Iterator[str]:
+    """Every key of a section, with those of the sections inside it."""
+    for name, field in model.model_fields.items():
+        yield name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys(field.annotation)
+
+
+def sections() -> Iterator[tuple[str, set[str]]]:
+    """Name and keys of each section of the configuration."""
+    for name, field in Config.model_fields.items():
+        model = RemoteWrite if name == "remote_write" else field.annotation
+        assert isinstance(model, type)
+        yield field.alias or name, set(keys(model))
+
+
+def test_the_example_shows_every_setting_with_its_default() -> None:
+    """deploy/pushbridge.yml loads, has every key, and changes nothing but the one target."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    shown = load(text, str(EXAMPLE))
+    document = yaml.safe_load(text)
+    for section, wanted in sections():
+        values = document[section][0] if section == "remote_write" else document[section]
+        assert set(values) | set(values.get("queue_config", ())) == wanted, section
+    target = RemoteWrite(url="http://127.0.0.1:9090/api/v1/write", name="prometheus")
+    assert shown == Config(remote_write=(target,))
+
+
+def test_the_readme_lists_every_setting() -> None:
+    """The table of settings has a row per section with all of its keys."""
+    rows = {row.split("`")[1]: set(row.split("`")[1::2]) for row in README.splitlines() if row.startswith("| `")}
+    for section, wanted in sections():
+        assert rows[section] == {section, *wanted}, section
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_the_readme_shows_every_command(command: str) -> None:
+    """Each command stands in README and explains itself."""
+    assert f"pushbridge {command}" in README
+    answer = CliRunner().invoke(main, [command, "--help"])
+    assert answer.exit_code == 0
+    assert len(answer.output.splitlines()) > len(("usage", "blank", "sentence"))
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"pushbridge_[a-z_]+", README))))
+def test_every_metric_in_the_readme_exists(name: str) -> None:
+    """A metric that README tells users to watch is declared in the code."""
+    source = (ROOT / "bridge" / "telemetry.py").read_text(encoding="utf-8")
+    assert f'"{name.removesuffix("_total")}"' in source
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    """A new user finds `make demo` and `make test` on the first screen, and both are targets."""
+    first_screen = "\n".join(README.splitlines()[:16])
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert f"make {target}" in first_screen
+        assert f"\n{target}:" in makefile

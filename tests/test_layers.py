@@ -1,0 +1,82 @@
+"""The structure, held: who may import whom, how large a module may grow, what pure code must not touch."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "bridge"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if "_pb" not in path.parts and path.name != "__init__.py"
+}
+# From the bottom up; a module imports from lower rows, and from its own package within its row.
+LEVELS = (
+    {"bridge.errors", "bridge.model", "bridge.journal.rows", "bridge.journal.schema"},
+    {"bridge.wire"},
+    {"bridge.config", "bridge.exposition", "bridge.ingress", "bridge.delivery.outcome", "bridge.delivery.backoff"},
+    {"bridge.groups", "bridge.delivery.batch", "bridge.delivery.client", "bridge.journal.ledger"},
+    {"bridge.flatten", "bridge.encode", "bridge.journal.recovery", "bridge.delivery.sender"},
+    {"bridge.journal.store", "bridge.journal.reader", "bridge.receiver"},
+    {"bridge.journal.committer"},
+    {"bridge.pipeline", "bridge.telemetry"},
+    {"bridge.web"},
+    {"bridge.app"},
+    {"bridge.demo"},
+    {"bridge.cli"},
+    {"bridge.__main__"},
+)
+PURE = ("bridge.model", "bridge.groups", "bridge.flatten", "bridge.encode", "bridge.wire", "bridge.exposition")
+IMPURE = {"asyncio", "socket", "sqlite3", "time", "os", "pathlib", "random", "threading", "aiohttp", "structlog"}
+MOST_LINES, MOST_FUNCTION_LINES = 400, 60
+
+
+def level(module: str) -> int:
+    """Row of a module in the table."""
+    for number, names in enumerate(LEVELS):
+        if module in names or module.rpartition(".")[0] in names:
+            return number
+    raise AssertionError(f"{module} has no row in LEVELS: say where it belongs")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Names of all modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (
+                full if (full := f"{node.module}.{name.name}") in MODULES else node.module for name in node.names
+            )
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down(module: str) -> None:
+    """A module knows only what lies below it, or beside it in its own package."""
+    for other in imports(MODULES[module]):
+        if other in MODULES and level(other) >= level(module):
+            assert level(other) == level(module), f"{module} imports {other}, which lies above it"
+            assert other.rpartition(".")[0] == module.rpartition(".")[0], f"{module} imports {other} across its row"
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith(PURE)))
+def test_pure_code_does_no_io(module: str) -> None:
+    """Parsing, encoding and deciding import nothing that reads a clock, a file or a socket."""
+    touched = {name.partition(".")[0] for name in imports(MODULES[module])} & IMPURE
+    assert not touched
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules_and_functions_stay_readable(module: str) -> None:
+    """A module that outgrows an evening's reading has two jobs; each one says which one it has."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= MOST_LINES
+    if module != "bridge.__main__":
+        assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= MOST_FUNCTION_LINES, f"{module}.{node.name} has {length} lines"
