@@ -299,15 +299,18 @@ def check_foreign(group: Group, content: Content, others: "Groups", staged: Mapp
     name_sets.discard(own)
     if not name_sets:
         return
+    owned: dict[bytes, set[bytes]] = {}
     for head in content.shape.heads:
         labels = dict(labels_of(head))
         for names in name_sets:
             key = key_of(tuple((name, labels.get(name, "")) for name in names))
-            owner = staged.get(key) or others.get(key)
-            if owner.live and any(head in part.shape.heads for part in owner.parts):
+            if key not in owned:
+                owner = staged.get(key) or others.get(key)
+                owned[key] = {head for part in owner.parts for head in part.shape.heads}
+            if head in owned[key]:
                 name = labels.pop("__name__")
                 raise BadPushError(
                     "inconsistent",
                     f"pushed metrics are invalid or inconsistent with existing metrics: {name}{labels} is already "
-                    f"pushed by the group {dict(owner.id.labels)}; delete that group or change the grouping labels",
+                    f"pushed by the group {dict(labels_of_key(key))}; delete that group or change the grouping labels",
                 )
