@@ -11,6 +11,9 @@ from aiohttp import web
 from bridge.web.lane import Lane
 from bridge.web.server import Site
 
+_HEADER_LIMIT_BYTES = 1 << 20
+"""Go's default: grouping labels travel in the request line, and some are long."""
+
 
 class Listener:
     """Serves a site on one socket."""
@@ -18,7 +21,13 @@ class Listener:
     def __init__(self, site: Site) -> None:
         """Serve `site`; needs a running loop."""
         self._site = site
-        self._general = web.Server(site.handle, auto_decompress=False, access_log=None)
+        self._general = web.Server(
+            site.handle,
+            auto_decompress=False,
+            access_log=None,
+            max_line_size=_HEADER_LIMIT_BYTES,
+            max_field_size=_HEADER_LIMIT_BYTES,
+        )
         self._lanes: set[Lane] = set()
 
     async def start(self, listening: socket.socket) -> None:
