@@ -5,6 +5,7 @@ joins blocks. Pure; it neither decides what a push does nor touches the disk.
 """
 
 import json
+import struct
 from collections.abc import Sequence
 
 from bridge.groups import Change, Content, FamilyShape, Group, GroupId, make_shape
@@ -107,6 +108,13 @@ def encode_families(content: Content) -> bytes:
 
 def decode_part(row: PartRow) -> Content:
     """Bring back a stored content; ValueError when the row is damaged."""
+    try:
+        return _decode_part(row)
+    except (IndexError, KeyError, TypeError, struct.error) as error:
+        raise ValueError(f"stored group part is damaged: {type(error).__name__}: {error}") from error
+
+
+def _decode_part(row: PartRow) -> Content:
     header, _, explicit_positions = row.families.partition(b"\n")
     families = json.loads(header)
     samples = [decode_sample(field) for field in split_series(snappy_block.decompress(row.body, _PART_LIMIT_BYTES))]

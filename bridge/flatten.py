@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bridge.errors import BadPushError, TooLargeError
 from bridge.exposition.floats import canonical_bucket_label
-from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Content, FamilyShape, make_shape
+from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Content, FamilyShape, make_shape, spell_series
 from bridge.model import Family, Labels, Sample
 from bridge.wire.head import make_head
 from bridge.wire.remote_write import label_bytes
@@ -68,9 +68,7 @@ def flatten(families: Sequence[Family], grouping: Labels, options: FlattenOption
             _check_sample(sample, options, now_ms)
             head = make_head(label_bytes(_labels(sample, base, options, spell)))
             if head in seen:
-                raise _inconsistent(
-                    sample, f"{sample.name}{dict(sample.labels)} was already in this push{_at(seen[head])}"
-                )
+                raise _twice(head, seen[head], sample)
             seen[head] = sample
             heads.append(head)
         shapes.append(FamilyShape(family.name, family.type, family.help, start, len(heads)))
@@ -129,6 +127,15 @@ def check_suffixes(types: Mapping[str, str]) -> None:
                     "pushed metrics are invalid or inconsistent with existing metrics: metric family "
                     f"{name + suffix!r} collides with the {kind} {name!r} of the same group",
                 )
+
+
+def _twice(head: bytes, first: Sample, second: Sample) -> BadPushError:
+    lines = f", in line {first.line} and in line {second.line}" if second.line else ""
+    return BadPushError(
+        "inconsistent",
+        "pushed metrics are invalid or inconsistent with existing metrics: "
+        f"{spell_series(head)} is in this push twice{lines}",
+    )
 
 
 def _at(sample: Sample) -> str:

@@ -8,7 +8,7 @@ changed nothing. No I/O, no bytes of the journal, no clock.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from itertools import product
 from typing import TypeVar
 
 from bridge.errors import BadPushError
@@ -150,7 +150,6 @@ class Change:
     """Whether the group's two push-time gauges are sent."""
 
 
-@lru_cache(1 << 14)
 def key_of(labels: Labels) -> bytes:
     """Identity of a group: sorted names and values joined by 0xFF, which UTF-8 never contains."""
     return _SEPARATOR.join(part.encode() for pair in sorted(labels) for part in pair)
@@ -165,7 +164,7 @@ def labels_of_key(key: bytes) -> Labels:
 def group_id(key: bytes, external: Mapping[str, str]) -> GroupId:
     """Derive a group's labels and the heads of its push-time gauges."""
     labels = labels_of_key(key)
-    everything = {**external, **dict(labels)}
+    everything = {**external, **{name: value for name, value in labels if value}}
 
     def gauge(name: str) -> bytes:
         return make_head(label_bytes((("__name__", name), *everything.items())))
@@ -179,15 +178,44 @@ def next_ms(group: Group, now_ms: int) -> int:
 
 
 def store(group: Group, content: Content, now_ms: int, *, replace_all: bool) -> Change:
-    """Apply PUT (`replace_all`) or POST: what the group holds then, and which series ended."""
+    """Apply PUT (`replace_all`) or POST: what the group holds then, and which series ended.
+
+    Raises BadPushError when a family that stays has a series of the push under another family's name.
+    """
     arrival_ms = next_ms(group, now_ms)
     if replace_all:
         kept: list[Content] = []
     else:
         kept = [part for old in group.parts if (part := old.without(content.shape.names)) is not None]
+        if all(part.shape is not content.shape for part in group.parts):
+            _check_kept(kept, content)
     parts = (*kept, content) if content.shape.families else tuple(kept)
     after = Group(group.id, arrival_ms, arrival_ms, group.failure_ms, live=True, parts=parts)
     return Change("put" if replace_all else "post", group, after, content, ended_between(group.parts, parts))
+
+
+def _check_kept(kept: Sequence[Content], content: Content) -> None:
+    # An OpenMetrics counter `x` and a family `x_total` of the text format have the same series.
+    held = {head for part in kept for head in part.shape.heads}
+    for head in content.shape.heads:
+        if head in held:
+            raise BadPushError(
+                "inconsistent",
+                "pushed metrics are invalid or inconsistent with existing metrics: "
+                f"{spell_series(head)} is in this group already, in a family of another name; PUT replaces the group",
+            )
+
+
+def spell_series(head: bytes) -> str:
+    """A series for messages, as PromQL writes it."""
+    labels = dict(labels_of(head))
+    name = labels.pop("__name__")
+    return (
+        name
+        + "{"
+        + ", ".join(f"{label}={json.dumps(value, ensure_ascii=False)}" for label, value in labels.items())
+        + "}"
+    )
 
 
 def ended_between(before: tuple[Content, ...], after: tuple[Content, ...]) -> tuple[bytes, ...]:
@@ -293,24 +321,40 @@ def check_foreign(group: Group, content: Content, others: "Groups", staged: Mapp
     """
     if any(part.shape is content.shape for part in group.parts):
         return
+    external = others.external_labels
     own = tuple(name for name, _ in group.id.labels)
     name_sets = set(others.name_sets())
     name_sets.update(tuple(name for name, _ in other.id.labels) for other in staged.values() if other.live)
-    name_sets.discard(own)
+    if external.keys().isdisjoint(own):
+        name_sets.discard(own)
     if not name_sets:
         return
-    owned: dict[bytes, set[bytes]] = {}
-    for head in content.shape.heads:
+    # Keys that differ in an empty label only have the same push-time gauges.
+    heads = content.shape.heads if group.live else (*content.shape.heads, group.id.push_time_head)
+    owned = {group.id.key: frozenset[bytes]()}
+    for head in heads:
         labels = dict(labels_of(head))
-        for names in name_sets:
-            key = key_of(tuple((name, labels.get(name, "")) for name in names))
+        for key in {key for names in name_sets for key in _possible_keys(names, labels, external)}:
             if key not in owned:
-                owner = staged.get(key) or others.get(key)
-                owned[key] = {head for part in owner.parts for head in part.shape.heads}
+                owned[key] = _heads_of(staged.get(key) or others.get(key))
             if head in owned[key]:
-                name = labels.pop("__name__")
                 raise BadPushError(
                     "inconsistent",
-                    f"pushed metrics are invalid or inconsistent with existing metrics: {name}{labels} is already "
-                    f"pushed by the group {dict(labels_of_key(key))}; delete that group or change the grouping labels",
+                    "pushed metrics are invalid or inconsistent with existing metrics: "
+                    f"{spell_series(head)} is already pushed by the group {dict(labels_of_key(key))}; "
+                    "delete that group or change the grouping labels",
                 )
+
+
+def _possible_keys(names: Sequence[str], labels: Mapping[str, str], external: Mapping[str, str]) -> Iterator[bytes]:
+    """Keys with these label names of groups that may own a series: an external label may stand for an empty one."""
+    values = [labels.get(name, "") for name in names]
+    options = [
+        {value, ""} if value == external.get(name) else {value} for name, value in zip(names, values, strict=True)
+    ]
+    return (key_of(tuple(zip(names, chosen, strict=True))) for chosen in product(*options))
+
+
+def _heads_of(group: Group) -> frozenset[bytes]:
+    gauges = [group.id.push_time_head] if group.live else []
+    return frozenset(gauges).union(*(part.shape.heads for part in group.parts))

@@ -7,13 +7,14 @@ Owns the order of the stages and the rule that a refused push is remembered in
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ParamSpec, TypeVar
 
 from bridge.errors import BadPushError, PushRefusedError
 from bridge.exposition.formats import format_of, parse_body
 from bridge.exposition.template import make_template
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
-from bridge.groups import Content, check_foreign, delete, key_of, refuse, repeat, store
+from bridge.groups import EMPTY, Content, check_foreign, delete, key_of, refuse, repeat, store
 from bridge.ingress.body import decode_body
 from bridge.journal.committer import Committer, Staging
 from bridge.model import Labels, MetricType
@@ -21,6 +22,7 @@ from bridge.model import Labels, MetricType
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _LONG_BYTES = 1 << 17
+_key_of = lru_cache(1 << 14)(key_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
     Raises BadPushError, TooLargeError, UnsupportedEncodingError, JournalFullError or
     JournalUnavailableError; the group is then as it was, but for its failure time.
     """
-    key = key_of(push.grouping)
+    key = _key_of(push.grouping)
     conflicts: tuple[tuple[str, MetricType, MetricType], ...] = ()
     try:
         body = await _beside(len(push.body), decode_body, push.body, push.content_encoding, options.max_body_bytes)
@@ -67,7 +69,7 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
             content = await _beside(len(body), _parse, body, push, options.flatten, now_ms)
             conflicts = tuple(committer.groups.type_conflicts(content))
     except PushRefusedError:
-        await committer.submit(lambda staging: staging.add(refuse(staging.group(key), staging.now_ms)))
+        await committer.submit(lambda staging: _note_refusal(staging, key))
         raise
     refusal = await committer.submit(lambda staging: _stage(staging, key, content, replace_all=push.replace_all))
     if refusal is not None:
@@ -99,10 +101,20 @@ def _stage(staging: Staging, key: bytes, content: Content, *, replace_all: bool)
             check_suffixes({f.name: f.type for part in change.group.parts for f in part.shape.families})
         check_foreign(group, content, staging.committed, staging.groups)
     except BadPushError as error:
-        staging.add(refuse(group, staging.now_ms))
+        _note_refusal(staging, key)
         return error
     staging.add(change)
     return None
+
+
+def _note_refusal(staging: Staging, key: bytes) -> None:
+    group = staging.group(key)
+    try:
+        check_foreign(group, EMPTY, staging.committed, staging.groups)
+    except BadPushError:
+        # The failure time of this group would be written into that of the other one.
+        return
+    staging.add(refuse(group, staging.now_ms))
 
 
 async def end_group(grouping: Labels, committer: Committer) -> None:

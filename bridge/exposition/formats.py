@@ -19,7 +19,11 @@ def format_of(content_type: str) -> BodyFormat:
     """The format that a Content-Type names; whatever is no known one is text, as curl sends it."""
     message = Message()
     message["Content-Type"] = content_type
-    match message.get_content_type(), message.get_param("proto"), message.get_param("encoding"):
+    try:
+        found = message.get_content_type(), message.get_param("proto"), message.get_param("encoding")
+    except ValueError:
+        return "text"
+    match found:
         case "application/vnd.google.protobuf", "io.prometheus.client.MetricFamily", "delimited":
             return "protobuf"
         case "application/openmetrics-text", _, _:

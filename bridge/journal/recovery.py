@@ -47,6 +47,8 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 16777216")
+        connection.execute("PRAGMA wal_autocheckpoint = 8192")
+        connection.execute("PRAGMA cache_size = -16384")
     except sqlite3.Error:
         connection.close()
         raise

@@ -298,7 +298,11 @@ class Journal:
             [(group.key, group.last_ms, group.push_ms, group.failure_ms, group.live) for group in groups],
         )
         if changed:
-            self._connection.executemany("INSERT OR REPLACE INTO group_parts VALUES (?, ?, ?, ?)", changed)
+            self._connection.executemany(
+                "INSERT INTO group_parts VALUES (?, ?, ?, ?) ON CONFLICT (grp, position)"
+                " DO UPDATE SET families = excluded.families, body = excluded.body",
+                changed,
+            )
 
     def _used_pages(self) -> int:
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone()

@@ -1,0 +1,285 @@
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import example, given, settings
+
+from bridge._pb import remote_write_v1_pb2 as pb
+from bridge.encode import ROW_SAMPLES, decode_group, decode_part, encode_change, encode_group
+from bridge.groups import Change, Content, FamilyShape, Group, delete, group_id, key_of, make_shape, refuse, store
+from bridge.journal.rows import PartRow, Record
+from bridge.model import Labels
+from bridge.wire import snappy_block
+from bridge.wire.head import labels_of, make_head
+from bridge.wire.remote_write import NORMAL_NAN, STALE_NAN, label_bytes, value_bytes
+from tests.strategies import ARRIVALS_MS, contents, mutations
+
+NOW_MS = 1_700_000_000_000
+ID = group_id(key_of((("job", "a"),)), {})
+UNKNOWN = Group(ID)
+PUSH_TIME: Labels = (("__name__", "push_time_seconds"), ("job", "a"))
+PUSH_FAILURE_TIME: Labels = (("__name__", "push_failure_time_seconds"), ("job", "a"))
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One sample as a receiver reads it."""
+
+    labels: Labels
+    double: bytes
+    timestamp_ms: int
+
+
+def sent(records: Iterable[Record]) -> list[Sent]:
+    """Read rows with the protobuf runtime, as a receiver does."""
+    samples: list[Sent] = []
+    for record in records:
+        request = pb.WriteRequest.FromString(snappy_block.decompress(record.body, 1 << 30))
+        assert record.samples == len(request.timeseries)
+        for series in request.timeseries:
+            (sample,) = series.samples
+            labels = tuple((label.name, label.value) for label in series.labels)
+            samples.append(Sent(labels, struct.pack("<d", sample.value), sample.timestamp))
+    return samples
+
+
+def gauges(group: Group) -> list[Sent]:
+    return [
+        Sent(PUSH_TIME, struct.pack("<d", group.push_ms / 1000), group.last_ms),
+        Sent(PUSH_FAILURE_TIME, struct.pack("<d", group.failure_ms / 1000), group.last_ms),
+    ]
+
+
+def plain(count: int, name: str = "x", value: float = 1.5) -> Content:
+    heads = [make_head(label_bytes([("__name__", name), ("n", str(at))])) for at in range(count)]
+    return Content(make_shape([FamilyShape(name, "gauge", "", 0, count)], heads), tuple(value for _ in heads))
+
+
+def after(change: Change) -> Group:
+    return encode_change(change)[1]
+
+
+def same_content(one: Content, other: Content) -> bool:
+    """Compare by value, NaN equal to NaN and -0.0 not to 0.0."""
+    return (
+        one.shape.families == other.shape.families
+        and one.shape.heads == other.shape.heads
+        and one.shape.header == other.shape.header
+        and one.shape.names == other.shape.names
+        and list(map(value_bytes, one.values)) == list(map(value_bytes, other.values))
+        and one.timestamps == other.timestamps
+    )
+
+
+TIMED = Content(plain(4).shape, (-0.0, float("nan"), float("inf"), -float("inf")), (None, -(2**63), 2**63 - 1, 0))
+
+
+@settings(deadline=None)
+@given(contents(), ARRIVALS_MS)
+@example(TIMED, NOW_MS)
+@example(TIMED, 5)
+def test_a_group_comes_back_as_it_was_stored(content: Content, now_ms: int) -> None:
+    """Values, explicit timestamps, families and times of a group survive storing, whatever they are."""
+    group = after(store(UNKNOWN, content, now_ms, replace_all=True))
+    back = decode_group(encode_group(group), ID)
+    assert (back.id, back.last_ms, back.push_ms, back.failure_ms, back.live) == (
+        ID,
+        group.last_ms,
+        group.push_ms,
+        group.failure_ms,
+        True,
+    )
+    assert len(back.parts) == len(group.parts) == len(group.rows) == bool(content.shape.families)
+    assert all(map(same_content, back.parts, group.parts))
+    assert back.rows == group.rows
+
+
+@settings(deadline=None)
+@given(contents(), contents(), ARRIVALS_MS)
+def test_parts_of_several_pushes_come_back(first: Content, second: Content, now_ms: int) -> None:
+    """What POST left of an older push is stored beside the newer one, one row for each."""
+    group = after(store(UNKNOWN, first, now_ms, replace_all=True))
+    group = after(store(group, second, now_ms, replace_all=False))
+    back = decode_group(encode_group(group), ID)
+    assert len(back.parts) == len(group.parts)
+    assert all(map(same_content, back.parts, group.parts))
+
+
+@settings(deadline=None)
+@given(contents(), ARRIVALS_MS)
+@example(TIMED, NOW_MS)
+@example(TIMED, 5)
+def test_a_receiver_reads_what_was_pushed(content: Content, now_ms: int) -> None:
+    """Protobuf reads the same labels in sorted order, values and times, in the push's order, then the gauges."""
+    change = store(UNKNOWN, content, now_ms, replace_all=True)
+    records, group = encode_change(change)
+    times = content.timestamps or (None,) * len(content.values)
+    expected = [
+        Sent(labels_of(head), value_bytes(value), group.last_ms if stamp is None else stamp)
+        for head, value, stamp in zip(content.shape.heads, content.values, times, strict=True)
+    ]
+    samples = sent(records)
+    assert samples == expected + gauges(group)
+    names = [[name.encode() for name, _ in sample.labels] for sample in samples]
+    assert names == [sorted(name) for name in names]
+
+
+@settings(deadline=None)
+@given(contents(), contents(), ARRIVALS_MS)
+def test_markers_come_first(first: Content, second: Content, now_ms: int) -> None:
+    """Series that ended are sent before what came instead, with the stale marker's bits and the arrival's time."""
+    group = after(store(UNKNOWN, first, now_ms, replace_all=True))
+    change = store(group, second, now_ms, replace_all=True)
+    records, _ = encode_change(change)
+    samples = sent(records)
+    count = len(change.ended)
+    assert samples[:count] == [Sent(labels_of(head), STALE_NAN, change.group.last_ms) for head in change.ended]
+    assert STALE_NAN not in [sample.double for sample in samples[count:]]
+
+
+@pytest.mark.parametrize("bits", ["7ff0000000000002", "fff0000000000002", "7ff8000000000001", "ffffffffffffffff"])
+@pytest.mark.parametrize("now_ms", [NOW_MS, 5], ids=["today", "1970"])
+@pytest.mark.parametrize("stamps", [None, (7, None, 2**40)], ids=["untimed", "timed"])
+def test_a_pushed_nan_never_ends_a_series(bits: str, now_ms: int, stamps: tuple[int | None, ...] | None) -> None:
+    """Any pushed NaN, even with the stale marker's bits, is sent and stored as the ordinary NaN."""
+    (value,) = struct.unpack(">d", bytes.fromhex(bits))
+    content = Content(plain(3).shape, (1.0, value, 2.0), stamps)
+    records, group = encode_change(store(UNKNOWN, content, now_ms, replace_all=True))
+    assert [sample.double for sample in sent(records)][:3] == [value_bytes(1.0), NORMAL_NAN, value_bytes(2.0)]
+    again, _ = encode_change(store(decode_group(encode_group(group), ID), plain(1, "y"), now_ms, replace_all=False))
+    assert STALE_NAN not in [sample.double for sample in sent(again)]
+
+
+SIZES = [0, 1, 2, ROW_SAMPLES - 2, ROW_SAMPLES - 1, ROW_SAMPLES, ROW_SAMPLES + 1, 2 * ROW_SAMPLES, 2 * ROW_SAMPLES + 1]
+
+
+@pytest.mark.parametrize("pushed", SIZES, ids=str)
+@pytest.mark.parametrize("ended", [0, 1, ROW_SAMPLES, ROW_SAMPLES + 1], ids=str)
+def test_rows_are_never_larger_than_a_request(pushed: int, ended: int) -> None:
+    """A large push is cut into rows of at most ROW_SAMPLES in its order, and small pieces share a row."""
+    content = replace(plain(pushed), values=tuple(float(at) for at in range(pushed)))
+    change = replace(store(UNKNOWN, content, NOW_MS, replace_all=True), ended=plain(ended, "old").shape.heads)
+    records, group = encode_change(change)
+    assert all(0 < record.samples <= ROW_SAMPLES for record in records)
+    assert {(record.arrival_ms, record.group, record.operation) for record in records} == {(NOW_MS, ID.key, "put")}
+    samples = sent(records)
+    assert [sample.double for sample in samples] == [
+        *[STALE_NAN] * ended,
+        *map(value_bytes, content.values),
+        *[sample.double for sample in gauges(group)],
+    ]
+    assert [dict(sample.labels).get("n") for sample in samples[:-2]] == [
+        *map(str, range(ended)),
+        *map(str, range(pushed)),
+    ]
+    if len(samples) <= ROW_SAMPLES:
+        assert len(records) == 1
+    back = decode_group(encode_group(group), ID)
+    assert [part.values for part in back.parts] == [content.values]
+
+
+def test_unchanged_parts_keep_their_rows() -> None:
+    """A part that a POST, a refused push or a reload leaves alone keeps its row object and is not written again."""
+    group = after(store(UNKNOWN, plain(1, "a"), NOW_MS, replace_all=False))
+    row = group.rows[0]
+    for change in (
+        store(group, plain(1, "b"), NOW_MS, replace_all=False),
+        refuse(group, NOW_MS),
+        store(decode_group(encode_group(group), ID), plain(1, "b"), NOW_MS, replace_all=False),
+    ):
+        assert after(change).rows[0] is row
+
+
+def test_a_part_that_lost_a_family_is_stored_anew() -> None:
+    """A part of which POST replaced a family gets a row of what stayed."""
+    a, b = plain(1, "a"), plain(1, "b")
+    shapes = [FamilyShape("a", "gauge", "", 0, 1), FamilyShape("b", "gauge", "", 1, 2)]
+    both = Content(make_shape(shapes, [*a.shape.heads, *b.shape.heads]), (1.0, 2.0), (None, 7))
+    group = after(store(UNKNOWN, both, NOW_MS, replace_all=False))
+    group = after(store(group, plain(1, "a", 3.0), NOW_MS, replace_all=False))
+    first, second = (decode_part(row) for row in group.rows)
+    assert (first.shape.heads, first.values, first.timestamps) == (b.shape.heads, (2.0,), (7,))
+    assert (second.shape.heads, second.values, second.timestamps) == (a.shape.heads, (3.0,), None)
+
+
+def test_a_refused_push_sends_the_gauges_alone() -> None:
+    """The failure's time goes out at once, beside the last success."""
+    group = after(refuse(after(store(UNKNOWN, plain(1), 5000, replace_all=True)), 7000))
+    records, _ = encode_change(refuse(group, 9000))
+    assert sent(records) == [
+        Sent(PUSH_TIME, struct.pack("<d", 5.0), 9000),
+        Sent(PUSH_FAILURE_TIME, struct.pack("<d", 9.0), 9000),
+    ]
+
+
+def test_a_deleted_group_is_stored_without_parts() -> None:
+    """DELETE sends nothing but markers, the gauges' among them, and leaves only the newest time."""
+    group = after(store(UNKNOWN, plain(2), NOW_MS, replace_all=True))
+    records, ended = encode_change(delete(group, NOW_MS))
+    assert [(sample.labels, sample.double) for sample in sent(records)] == [
+        *((labels_of(head), STALE_NAN) for head in group.parts[0].shape.heads),
+        (PUSH_TIME, STALE_NAN),
+        (PUSH_FAILURE_TIME, STALE_NAN),
+    ]
+    row = encode_group(ended)
+    assert (row.last_ms, row.push_ms, row.failure_ms, row.live, row.parts) == (NOW_MS + 1, 0, 0, False, ())
+
+
+def test_ending_an_unknown_group_sends_nothing() -> None:
+    """DELETE of a group that holds nothing gives no row."""
+    assert encode_change(delete(UNKNOWN, NOW_MS))[0] == []
+
+
+STORED = after(store(UNKNOWN, TIMED, NOW_MS, replace_all=True)).rows[0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(replace(STORED, families=b""), id="no families"),
+        pytest.param(replace(STORED, families=b"["), id="broken JSON"),
+        pytest.param(replace(STORED, families=b"[]"), id="too few families"),
+        pytest.param(replace(STORED, families=b"\xff"), id="broken UTF-8"),
+        pytest.param(replace(STORED, body=b""), id="no body"),
+        pytest.param(replace(STORED, body=STORED.body[:-1]), id="body cut short"),
+        pytest.param(replace(STORED, body=snappy_block.compress(b"\x12\x00")), id="another field"),
+        pytest.param(replace(STORED, body=snappy_block.compress(b"")), id="too few series"),
+    ],
+)
+def test_a_damaged_part_is_refused(row: PartRow) -> None:
+    """What cannot be a stored part gives ValueError, so that one group costs the others nothing."""
+    with pytest.raises(ValueError, match=r".+"):
+        decode_part(row)
+
+
+DAMAGE = "a damaged part can raise IndexError, struct.error or TypeError, which stop the start"
+
+
+@pytest.mark.parametrize(
+    ("families", "series"),
+    [
+        pytest.param(b'[["x","gauge","",1]]', b"\x0a\x00", id="series without a sample"),
+        pytest.param(b'[["x","gauge","",1]]', b"\x0a\x02\x12\x00", id="sample without a value"),
+        pytest.param(b'[["x","gauge","",1]]', b"\x0a\x04\x12\x02\x09\x00", id="value cut short"),
+        pytest.param(b"1", b"", id="families are a number"),
+        pytest.param(b"[1]", b"", id="a family is a number"),
+        pytest.param(b"[]\n1", b"", id="explicit timestamps are a number"),
+    ],
+)
+def test_damage_that_looks_like_a_part_is_refused(families: bytes, series: bytes) -> None:
+    """Valid JSON and valid snappy of another content give ValueError as any other damage."""
+    with pytest.raises(ValueError, match=r".+"):
+        decode_part(PartRow(families, snappy_block.compress(series)))
+
+
+@settings(deadline=None)
+@given(mutations(STORED.families), mutations(snappy_block.decompress(STORED.body, 1 << 20)))
+@example(STORED.families, b"\x0a\x00")
+def test_any_damage_gives_content_or_value_error(families: bytes, series: bytes) -> None:
+    """Whatever the disk made of a part, reading it gives a content of one value per series, or ValueError."""
+    try:
+        content = decode_part(PartRow(families, snappy_block.compress(series)))
+    except ValueError:
+        return
+    assert len(content.values) == len(content.shape.heads)
