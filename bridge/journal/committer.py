@@ -26,6 +26,8 @@ from bridge.journal.store import Journal
 _log = structlog.get_logger(__name__)
 _TRIM_ROWS = 1000
 _DROP_ROWS = 100
+_LARGEST_SHARE = 0.5
+"""Of the journal, for one transaction: nothing is given up for what would hardly fit into an empty one."""
 _FOREVER_MS = 1 << 62
 WhenFull = Literal["reject", "drop_oldest"]
 
@@ -165,9 +167,11 @@ class Committer:
 
     async def _commit(self, waiting: list[_Waiting]) -> None:
         """Write one transaction; make room while that helps; else go one by one, so that a giant push harms nobody."""
-        error = await self._try(waiting)
-        while isinstance(error, JournalFullError) and await self._make_room():
-            error = await self._try(waiting)
+        staging = self._staging()
+        error = await self._try(staging, waiting)
+        while isinstance(error, JournalFullError) and self._may_fit(staging) and await self._make_room():
+            staging = self._staging()
+            error = await self._try(staging, waiting)
         if error is None:
             return
         waiting = [item for item in waiting if not item.done.done()]
@@ -180,8 +184,17 @@ class Committer:
         for item in waiting:
             item.done.set_exception(error)
 
-    async def _try(self, waiting: list[_Waiting]) -> JournalFullError | JournalUnavailableError | None:
-        staging = Staging(self._now_ms(), self.groups, self.ledger)
+    def _staging(self) -> Staging:
+        return Staging(self._now_ms(), self.groups, self.ledger)
+
+    def _may_fit(self, staging: Staging) -> bool:
+        # The rows, and as much again for the groups' state.
+        size_bytes = 2 * sum(len(record.body) for record in staging.records)
+        return size_bytes <= self._journal.max_bytes * _LARGEST_SHARE
+
+    async def _try(
+        self, staging: Staging, waiting: list[_Waiting]
+    ) -> JournalFullError | JournalUnavailableError | None:
         results: list[tuple[_Waiting, Any]] = []
         try:
             for item in waiting:
@@ -205,10 +218,11 @@ class Committer:
     async def _write(self, staging: Staging, operations: int) -> None:
         started = perf_counter()
         self._journal.write(staging.batch())
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
+        wrote = await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         self.groups.publish(staging.groups.values())
         self.ledger.publish(staging.cursors)
-        self.failure = None
+        if wrote:
+            self.failure = None
         self._observer.committed(operations, perf_counter() - started)
         if staging.records:
             self._appended.set()

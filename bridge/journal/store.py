@@ -43,6 +43,7 @@ class Journal:
         self.max_bytes = max_bytes
         """The bound of the file."""
         self._failed = False
+        self._changes = 0
         self._use(connection)
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
         self._end_seq = self._next_end_seq = int(meta["last_seq"])
@@ -108,10 +109,10 @@ class Journal:
             raise self._full_error()
         return first
 
-    def commit(self) -> None:
+    def commit(self) -> bool:
         """Make the transaction durable; it is on disk when this returns. Raise JournalUnavailableError.
 
-        Without a transaction it does nothing.
+        Tell whether there was anything to write.
         """
         if self._failed:
             raise JournalUnavailableError("io_error", f"the journal {self.path} needs a rollback after a failed write")
@@ -120,6 +121,8 @@ class Journal:
                 self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._fail(error)
+        before, self._changes = self._changes, self._connection.total_changes
+        wrote = self._changes > before
         self._end_seq, self._accepted = self._next_end_seq, self._next_accepted
         for key, parts in self._next_parts.items():
             if parts:
@@ -127,6 +130,7 @@ class Journal:
             else:
                 self._parts.pop(key, None)
         self._next_parts.clear()
+        return wrote
 
     def rollback(self) -> None:
         """Forget the transaction; the next one starts from what is committed. Never raises for the disk's sake."""
@@ -136,6 +140,7 @@ class Journal:
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            self._changes = self._connection.total_changes
         except sqlite3.Error:
             # SQLite has given up on this connection. A new one starts from the file; while it cannot be had,
             # the closed one fails each call, and the rollback after that comes back here.
@@ -245,6 +250,7 @@ class Journal:
         # A max_page_count below the present size is not an error: SQLite then just lets the file grow no further.
         connection.execute(f"PRAGMA max_page_count = {self._max_pages}")
         self._used = self._used_pages()
+        self._changes = connection.total_changes
         self._reserve_pages = min(_MAX_RESERVE_PAGES, self._max_pages // 16)
 
     def _begin(self) -> None:
