@@ -30,7 +30,9 @@ def own_families(registry: CollectorRegistry) -> Iterator[ExposedFamily]:
 
 def group_families(group: Group, external: Mapping[str, str]) -> Iterator[ExposedFamily]:
     """Give what a group holds, push-time gauges last; external labels are the receiver's business and left out."""
-    hidden = {name: value for name, value in external.items() if name not in dict(group.id.labels)}
+    own = dict(group.id.labels)
+    # An empty grouping label is not on the wire, so the external label of its name is.
+    hidden = {name: value for name, value in external.items() if not own.get(name)}
     for part in group.parts:
         yield from _part_families(part, group.id.labels, hidden)
     labels = _with_instance(group.id.labels)
