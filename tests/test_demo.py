@@ -1,0 +1,66 @@
+"""The demo shows the whole way, and leaves nothing behind."""
+
+import signal
+import socket
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from bridge.demo import run_demo
+from tests.test_cli import command, line_with
+
+USUAL_PORT = 9091
+
+
+def left_in(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+async def test_it_ends_by_itself_after_the_time_given(tmp_path: Path) -> None:
+    """With --for the demo shows what arrived and exits 0; a usual port that is taken is no obstacle."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # whoever else has the port serves as well
+            stack.enter_context(socket.create_server(("127.0.0.1", USUAL_PORT)))
+        async with command("demo", "--for", "3", temporary=tmp_path) as process:
+            said, errors = await process.communicate()
+    lines = said.decode().splitlines()
+    assert (process.returncode, errors) == (0, b"")
+    assert lines[0].startswith("agent     http://127.0.0.1:")
+    assert f":{USUAL_PORT}/" not in lines[0]
+    arrived = [line for line in lines if "  demo_" in line]
+    assert arrived
+    assert lines[-1].endswith(" samples arrived; nothing is left behind.")
+    assert int(lines[-1].split()[0]) >= len(arrived)
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+async def test_it_ends_in_order_when_told_to(tmp_path: Path, stop: signal.Signals) -> None:
+    """Until a signal comes the demo takes pushes at the address that it tells, and shows them arrive."""
+    async with command("demo", temporary=tmp_path) as process:
+        agent = (await line_with(process, "agent ")).split()[1]
+        await line_with(process, "  demo_rows_processed_total{")
+        async with aiohttp.ClientSession() as http:
+            assert (await http.put(f"{agent}/job/mine", data=b"my_metric 7\n")).status == 200
+            assert "my_metric{" in await (await http.get(agent)).text()
+        assert (await line_with(process, "  my_metric{")).endswith('my_metric{job="mine"} 7\n')
+        process.send_signal(stop)
+        rest, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+    assert rest.decode().endswith(" samples arrived; nothing is left behind.\n")
+    assert left_in(tmp_path) == []
+
+
+async def test_it_tells_where_to_look_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any sample the demo names the agent, the receiver's page and a command to try."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    said: list[str] = []
+    await run_demo(0, said.append)
+    agent = said[0].split()[1].removesuffix("/metrics")
+    assert said[1].split()[1].startswith("http://127.0.0.1:")
+    assert said[2].endswith(f"| curl --data-binary @- {agent}/metrics/job/my_job")
+    assert said[-1].endswith(" samples arrived; nothing is left behind.")
+    assert left_in(tmp_path) == []
