@@ -33,6 +33,7 @@ from bridge.web.server import Site
 
 _log = structlog.get_logger(__name__)
 _TRIM_INTERVAL_S = 30.0
+_PROBE_INTERVAL_S = 1.0
 _STOP_HTTP_S = 4.0
 _STOP_SENDERS_S = 3.0
 
@@ -124,8 +125,8 @@ class Agent:
             when_full=config.storage.when_full,
             observer=self.telemetry,
         )
-        reader = JournalReader(self._journal.path)
-        self.telemetry.registry.register(AccountCollector(self._journal, reader, ledger, groups, now_ms))
+        self._readers = [JournalReader(self._journal.path)]
+        self.telemetry.registry.register(AccountCollector(self._journal, self._readers[0], ledger, groups, now_ms))
         self.stopping = asyncio.Event()
         self._site = Site(
             config,
@@ -161,7 +162,7 @@ class Agent:
         async with aiohttp.ClientSession() as session:
             senders = [self._sender(target, session) for target in self.config.remote_write]
             sending = [asyncio.create_task(sender.run()) for sender in senders]
-            trimming = asyncio.create_task(self._trim_for_ever())
+            trimming = asyncio.create_task(self._look_after_journal())
             _log.info("started", url=self.url, targets=len(senders), storage=str(self.config.storage.path))
             started(self.url)
             stop = asyncio.create_task(self.stopping.wait())
@@ -178,6 +179,8 @@ class Agent:
             faults = await asyncio.gather(*sending, trimming, return_exceptions=True)
         self.committer.close()
         await committing
+        for reader in self._readers:
+            reader.close()
         self._journal.close()
         _log.info("stopped")
         for fault in faults:
@@ -186,10 +189,12 @@ class Agent:
 
     def _sender(self, target: RemoteWrite, session: aiohttp.ClientSession) -> Sender:
         ledger = self.committer.ledger
+        reader = JournalReader(self._journal.path)
+        self._readers.append(reader)
         return Sender(
             target.target,
             target.url,
-            reader=HandingReader(target.target, JournalReader(self._journal.path), ledger),
+            reader=HandingReader(target.target, reader, ledger),
             confirm=self.committer.confirm,
             wait_for_data=self.committer.wait_for_rows,
             client=RemoteWriteClient(
@@ -209,14 +214,19 @@ class Agent:
             max_backoff_s=target.queue_config.max_backoff,
         )
 
-    async def _trim_for_ever(self) -> None:
+    async def _look_after_journal(self) -> None:
+        next_trim_s = time.monotonic() + _TRIM_INTERVAL_S
         while True:
-            await asyncio.sleep(_TRIM_INTERVAL_S)
+            await asyncio.sleep(_PROBE_INTERVAL_S)
             try:
-                while await self.committer.trim(int(self.config.storage.retention * 1000)):
-                    pass
+                if self.committer.failure is not None:
+                    await self.committer.probe()
+                if time.monotonic() >= next_trim_s:
+                    next_trim_s = time.monotonic() + _TRIM_INTERVAL_S
+                    while await self.committer.trim(int(self.config.storage.retention * 1000)):
+                        pass
             except PushRefusedError as error:
-                _log.warning("journal_trim_failed", error=str(error))
+                _log.debug("journal_unavailable", error=str(error))
 
 
 def listen(address: str) -> socket.socket:

@@ -3,13 +3,16 @@
 0 is success, 1 a push that was refused or could not be delivered, 2 a start that is not possible.
 """
 
+import asyncio
+import http.client
 import logging
+import signal
 import sqlite3
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +30,15 @@ from bridge.errors import ConfigError
 from bridge.ingress.path import write_grouping_path
 from bridge.receiver import SampleStore, serve
 
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirected POST would be repeated as a GET, whose 200 means nothing."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Leave the redirect to be reported."""
+
+
+_DIRECT = urllib.request.build_opener(_NoRedirect)
 _SECTIONS: dict[str, type[BaseModel]] = {"web": Web, "storage": Storage, "push": Push, "log": Log}
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
@@ -143,14 +155,14 @@ def push(job: str, labels: tuple[str, ...], url: str, replace: bool, file: Binar
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=30):  # noqa: S310 - the user names the agent
+        with _DIRECT.open(request, timeout=30):
             pass
     except urllib.error.HTTPError as error:
         click.echo(
             f"pushbridge: the agent answered {error.code}: {error.read().decode(errors='replace').strip()}", err=True
         )
         sys.exit(1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         click.echo(f"pushbridge: cannot push to {url}: {getattr(error, 'reason', error)}", err=True)
         sys.exit(1)
 
@@ -166,13 +178,21 @@ def receiver(listen_address: str, file: str) -> None:
         try:
             host, port = split_address(listen_address)
             store = SampleStore(file)
-            uvloop.run(
-                serve(store, host, port, lambda url: click.echo(f"receiving on {url}/api/v1/write, page {url}/"))
-            )
+            uvloop.run(_receive(store, host, port))
         except (OSError, ValueError, sqlite3.Error) as error:
             raise ConfigError(f"receiver: {error}") from error
-        except KeyboardInterrupt:
-            pass
+
+
+async def _receive(store: SampleStore, host: str, port: int) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    started = lambda url: click.echo(f"receiving on {url}/api/v1/write, page {url}/")  # noqa: E731
+    serving = asyncio.create_task(serve(store, host, port, started))
+    await asyncio.wait([serving, asyncio.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
+    serving.cancel()
+    with suppress(asyncio.CancelledError):
+        await serving
 
 
 @main.command()

@@ -6,11 +6,12 @@ Owns the order of the stages and the rule that a refused push is remembered in
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ParamSpec, TypeVar
 
-from bridge.errors import BadPushError, PushRefusedError
+from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.exposition.formats import format_of, parse_body
 from bridge.exposition.template import make_template
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
@@ -69,7 +70,9 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
             content = await _beside(len(body), _parse, body, push, options.flatten, now_ms)
             conflicts = tuple(committer.groups.type_conflicts(content))
     except PushRefusedError:
-        await committer.submit(lambda staging: _note_refusal(staging, key))
+        # What is wrong with the push is worth more to its sender than that the disk is full as well.
+        with suppress(JournalFullError, JournalUnavailableError):
+            await committer.submit(lambda staging: _note_refusal(staging, key))
         raise
     refusal = await committer.submit(lambda staging: _stage(staging, key, content, replace_all=push.replace_all))
     if refusal is not None:

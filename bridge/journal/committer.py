@@ -25,9 +25,11 @@ from bridge.journal.store import Journal
 
 _log = structlog.get_logger(__name__)
 _TRIM_ROWS = 1000
-_DROP_ROWS = 100
+_FIRST_DROP_ROWS = 4
 _IDLE_TURNS = 10
 """Turns of the event loop without a new push, some 50 µs, before a transaction is written."""
+_ENOUGH_OPERATIONS = 64
+"""So many pushes are not waited with: their transaction costs more than it would save."""
 _LARGEST_SHARE = 0.5
 """Of the journal, for one transaction: nothing is given up for what would hardly fit into an empty one."""
 _FOREVER_MS = 1 << 62
@@ -86,6 +88,20 @@ Operation = Callable[[Staging], Any]
 class _Waiting:
     operation: Operation
     done: "asyncio.Future[Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """How one try to write a transaction went."""
+
+    staging: Staging
+    error: JournalFullError | JournalUnavailableError | None
+    all_dropped: bool
+    """Whether the journal had as many rows to drop as were asked for."""
+
+    @property
+    def full(self) -> bool:
+        return isinstance(self.error, JournalFullError)
 
 
 class Committer:
@@ -154,7 +170,7 @@ class Committer:
     async def _gather(self) -> None:
         """Let the loop turn until no more pushes come in: half as many transactions cost less than the wait."""
         size = idle = 0
-        while idle < _IDLE_TURNS:
+        while idle < _IDLE_TURNS and size < _ENOUGH_OPERATIONS:
             idle = idle + 1 if len(self._queue) == size else 0
             size = len(self._queue)
             await asyncio.sleep(0)
@@ -163,6 +179,10 @@ class Committer:
         """Let `run` finish what was submitted and return."""
         self._closing = True
         self._wake.set()
+
+    async def probe(self) -> None:
+        """Find out whether the disk takes writes again, so that readiness does not wait for a push that never comes."""
+        await self.submit(lambda _: self._journal.touch())
 
     async def trim(self, retention_ms: int) -> int:
         """Delete delivered rows older than this; gives how many, at most a thousand at a time."""
@@ -175,37 +195,41 @@ class Committer:
         return self._journal.trim(before_ms, self.ledger.floor(self._journal.end_seq), _TRIM_ROWS)
 
     async def _commit(self, waiting: list[_Waiting]) -> None:
-        """Write one transaction; make room while that helps; else go one by one, so that a giant push harms nobody."""
-        staging = self._staging()
-        error = await self._try(staging, waiting)
-        while isinstance(error, JournalFullError) and self._may_fit(staging) and await self._make_room():
-            staging = self._staging()
-            error = await self._try(staging, waiting)
-        if error is None:
+        """Write one transaction; make room if need be; else go one by one, so that a giant push harms nobody."""
+        attempt = await self._try(waiting)
+        while attempt.full and self._may_fit(attempt) and await self._forget_history():
+            attempt = await self._try(waiting)
+        # Dropped and written in one transaction: nothing is given up for a push that is refused in the end.
+        rows = _FIRST_DROP_ROWS
+        while attempt.full and self._may_fit(attempt) and self._when_full == "drop_oldest" and attempt.all_dropped:
+            attempt = await self._try(waiting, rows)
+            rows *= 2
+        if attempt.error is None:
             return
         waiting = [item for item in waiting if not item.done.done()]
         if len(waiting) > 1:
             for item in waiting:
                 await self._commit([item])
             return
-        self.failure = str(error)
-        self._observer.commit_failed(error.reason)
+        if not attempt.full or self._may_fit(attempt):
+            self.failure = str(attempt.error)
+        self._observer.commit_failed(attempt.error.reason)
         for item in waiting:
-            item.done.set_exception(error)
+            item.done.set_exception(attempt.error)
 
-    def _staging(self) -> Staging:
-        return Staging(self._now_ms(), self.groups, self.ledger)
-
-    def _may_fit(self, staging: Staging) -> bool:
+    def _may_fit(self, attempt: "_Attempt") -> bool:
         # The rows, and as much again for the groups' state.
-        size_bytes = 2 * sum(len(record.body) for record in staging.records)
+        size_bytes = 2 * sum(len(record.body) for record in attempt.staging.records)
         return size_bytes <= self._journal.max_bytes * _LARGEST_SHARE
 
-    async def _try(
-        self, staging: Staging, waiting: list[_Waiting]
-    ) -> JournalFullError | JournalUnavailableError | None:
+    async def _try(self, waiting: list[_Waiting], drop_rows: int = 0) -> "_Attempt":
+        staging = Staging(self._now_ms(), self.groups, self.ledger)
         results: list[tuple[_Waiting, Any]] = []
+        dropped: list[tuple[int, int]] = []
         try:
+            if drop_rows:
+                dropped = self._journal.drop_oldest(drop_rows)
+                staging.cursors = self.ledger.drop(dropped, "journal_full")
             for item in waiting:
                 if item.done.done():
                     continue
@@ -218,11 +242,14 @@ class Committer:
             await self._write(staging, len(results))
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
-            return error
+            return _Attempt(staging, error, len(dropped) == drop_rows)
+        if dropped:
+            totals = {target: dict(cursor.dropped) for target, cursor in staging.cursors.items()}
+            _log.error("samples_dropped", reason="journal_full", rows=len(dropped), totals=totals)
         for item, result in results:
             if not item.done.done():
                 item.done.set_result(result)
-        return None
+        return _Attempt(staging, None, all_dropped=True)
 
     async def _write(self, staging: Staging, operations: int) -> None:
         started = perf_counter()
@@ -230,28 +257,19 @@ class Committer:
         wrote = await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         self.groups.publish(staging.groups.values())
         self.ledger.publish(staging.cursors)
-        if wrote:
+        if wrote and not self._journal.full:
             self.failure = None
         self._observer.committed(operations, perf_counter() - started)
         if staging.records:
             self._appended.set()
 
-    async def _make_room(self) -> bool:
-        """Give up history first, then, if the operator chose so, the oldest undelivered rows."""
+    async def _forget_history(self) -> bool:
+        """Delete delivered rows; False when there are none."""
         try:
             freed = self._trim(_FOREVER_MS)
-            cursors: dict[str, CursorRow] = {}
-            if not freed and self._when_full == "drop_oldest":
-                rows = self._journal.drop_oldest(_DROP_ROWS)
-                freed = len(rows)
-                cursors = self.ledger.drop(rows, "journal_full")
-                self._journal.write(Batch(cursors=tuple(cursors.values())))
             await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
             _log.error("journal_make_room_failed", error=str(error))
             return False
-        self.ledger.publish(cursors)
-        for target, cursor in cursors.items():
-            _log.error("samples_dropped", target=target, reason="journal_full", totals=dict(cursor.dropped))
         return freed > 0

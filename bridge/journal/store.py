@@ -82,6 +82,20 @@ class Journal:
         """Newest committed sequence number, 0 before the first; it never goes back."""
         return self._end_seq
 
+    @property
+    def full(self) -> bool:
+        """Whether only the reserve for cursors is left; as of the newest change."""
+        return self._used > self._max_pages - self._reserve_pages
+
+    def touch(self) -> None:
+        """Write something without meaning. Raise JournalFullError, JournalUnavailableError."""
+        try:
+            self._begin()
+            self._connection.execute("UPDATE meta SET value = value WHERE name = 'last_seq'")
+            self._used = self._used_pages()
+        except sqlite3.Error as error:
+            self._fail(error)
+
     def write(self, batch: Batch) -> int | None:
         """Add a batch to the current transaction and give the sequence number of its first record.
 
@@ -101,7 +115,7 @@ class Journal:
                     "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?, ?)", map(_cursor_values, batch.cursors)
                 )
             self._used = self._used_pages()
-            full = bool(batch.records or batch.groups) and self._used > self._max_pages - self._reserve_pages
+            full = bool(batch.records or batch.groups) and self.full
         except sqlite3.Error as error:
             self._fail(error)
         if full:

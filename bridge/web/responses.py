@@ -60,6 +60,7 @@ class Answer:
 
 ACCEPTED = Answer(200)
 ENDED = Answer(202)
+ABORTED = Answer(400, b"the body ended before its end\n")
 
 
 def refusal(error: PushRefusedError) -> Answer:

@@ -4,6 +4,7 @@ Owns the mapping of paths to operations (protocol.md section 5.2). What a push d
 `bridge.pipeline`; what an error means in HTTP is `responses`.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from bridge.pipeline import Push, PushOptions, accept, end_all, end_group
 from bridge.telemetry import Telemetry
 from bridge.web import responses
 from bridge.web.lane import PlainPush
-from bridge.web.responses import ACCEPTED, ENDED, Answer
+from bridge.web.responses import ABORTED, ACCEPTED, ENDED, Answer
 from bridge.web.views import group_families, groups_json, own_families
 
 _log = structlog.get_logger(__name__)
@@ -31,6 +32,7 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _PUSH_METHODS = ("PUT", "POST", "DELETE")
 _WIPE = "/api/v1/admin/wipe"
 _READ_BYTES = 1 << 16
+_ABSOLUTE = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
 _SCRAPE_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
 
@@ -50,7 +52,7 @@ class Site:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        path = request.raw_path.partition("?")[0]
+        path, question, query = _ABSOLUTE.sub("", request.raw_path).partition("?")
         grouping_path = push_path(path, self.config.web.prefix)
         if grouping_path is not None:
             if request.method not in _PUSH_METHODS:
@@ -62,10 +64,10 @@ class Site:
             return answer.response()
         cleaned = needs_redirect(path)
         if cleaned is not None:
-            return web.Response(status=301, headers={"Location": cleaned})
+            return web.Response(status=301, headers={"Location": f"{cleaned}{question}{query}"})
         if not path.startswith(self.config.web.prefix):
             return responses.text(404, "404 page not found")
-        return await self._route(request, path[len(self.config.web.prefix) :])
+        return await self._route(request, path[len(self.config.web.prefix) :], question + query)
 
     def plain_push(self, push: PlainPush) -> Coroutine[None, None, Answer] | None:
         """Answer a push that came the short way, None when its path is no push path."""
@@ -74,16 +76,15 @@ class Site:
             return None
         return self._push(push.method, path, push.content_type, push.content_encoding, push.body)
 
-    async def _route(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+    async def _route(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         if path == _WIPE and not self.config.web.enable_admin_api and request.method != "OPTIONS":
             return responses.text(404, "404 page not found")
         if request.method == "OPTIONS" and path.startswith("/api/v1/"):
             return responses.api_options()
         route = _ROUTES.get(path)
         if route is None and path.removesuffix("/") in _ROUTES:
-            return web.Response(
-                status=301 if request.method == "GET" else 307, headers={"Location": request.raw_path.rstrip("/")}
-            )
+            bare = f"{self.config.web.prefix}{path.removesuffix('/')}{query}"
+            return web.Response(status=301 if request.method == "GET" else 307, headers={"Location": bare})
         if route is None:
             return responses.text(404, "404 page not found")
         handler = route.get(request.method)
@@ -104,8 +105,14 @@ class Site:
                 return ENDED
             limit_bytes = self.options.max_body_bytes
             data = body if isinstance(body, bytes) else await _read(body, limit_bytes)
+            if len(data) > limit_bytes:
+                raise _too_large(len(data), limit_bytes)
             push = Push(grouping, method == "PUT", data, content_type, content_encoding)
             receipt = await accept(push, self.committer, self.options, self.now_ms())
+        except (ConnectionError, web.RequestPayloadError) as error:
+            outcome, reason = "refused", "aborted"
+            _log.debug("push_aborted", path=path, error=str(error))
+            return ABORTED
         except PushRefusedError as error:
             outcome, reason = "refused", error.reason
             _log.debug("push_refused", path=path, reason=reason, error=str(error))
@@ -137,7 +144,7 @@ class Site:
     async def status(self, _: web.BaseRequest) -> web.StreamResponse:
         """Answer /api/v1/status."""
         flags = {
-            f"{section}.{key.replace('_', '-')}": str(value)
+            f"{section}.{key.replace('_', '-')}": str(value).lower() if isinstance(value, bool) else str(value)
             for section in ("web", "storage", "push", "log")
             for key, value in getattr(self.config, section).model_dump().items()
         }
@@ -201,17 +208,23 @@ def _not_allowed(allow: dict[str, str]) -> web.Response:
 
 
 async def _read(request: web.BaseRequest, limit_bytes: int) -> bytes:
-    """Read the body as sent, at most `limit_bytes`."""
+    """Read the body as sent, at most `limit_bytes` and a little."""
     declared = request.content_length
     if declared is not None and declared > limit_bytes:
-        raise TooLargeError("body_too_large", f"body has {declared} bytes, push.max_body_bytes is {limit_bytes}")
+        raise _too_large(declared, limit_bytes)
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     if request.content.is_eof():
         return request.content.read_nowait()
     pieces: list[bytes] = []
     size = 0
-    while piece := await request.content.read(_READ_BYTES):
+    while size <= limit_bytes and (piece := await request.content.read(_READ_BYTES)):
         size += len(piece)
-        if size > limit_bytes:
-            raise TooLargeError("body_too_large", f"body has more than push.max_body_bytes={limit_bytes} bytes")
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def _too_large(size_bytes: int, limit_bytes: int) -> TooLargeError:
+    return TooLargeError(
+        "body_too_large", f"body has {size_bytes} bytes or more, want at most push.max_body_bytes = {limit_bytes}"
+    )

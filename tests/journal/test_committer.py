@@ -193,7 +193,6 @@ async def test_what_arrives_during_a_commit_shares_the_next(tmp_path: Path, monk
         assert bench.seen.commits == [1, 10]
 
 
-@pytest.mark.xfail(strict=True, reason="a push in every tenth turn of the loop keeps a transaction from being begun")
 async def test_a_steady_stream_of_pushes_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gathering ends: a transaction is begun however many more pushes keep coming in."""
     async with committing(tmp_path) as bench:

@@ -292,7 +292,6 @@ async def test_rows_in_hand_are_not_counted_as_dropped(tmp_path: Path) -> None:
         assert pending(cursor, bench.journal.accepted_total) == len(left) * samples
 
 
-@pytest.mark.xfail(strict=True, reason="rows are dropped before it is known that this makes enough room")
 async def test_a_push_that_is_refused_in_the_end_drops_nothing(tmp_path: Path) -> None:
     """When the groups' state leaves no room even without the undelivered rows, these are not given up in vain."""
     async with committing(tmp_path, "t", max_bytes=MIB, when_full="drop_oldest") as bench:
