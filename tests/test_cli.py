@@ -323,7 +323,7 @@ async def test_push_does_not_take_a_redirect_for_success(replace: list[str]) -> 
     "stop",
     [
         signal.SIGINT,
-        pytest.param(signal.SIGTERM),
+        signal.SIGTERM,
     ],
 )
 async def test_the_receiver_takes_samples_until_it_is_stopped(tmp_path: Path, stop: signal.Signals) -> None:

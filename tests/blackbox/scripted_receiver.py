@@ -1,0 +1,212 @@
+"""A remote_write receiver that misbehaves as told: each request is met with the next step of a script.
+
+Speaks HTTP by hand over plain sockets, because a library would not break off, be silent or talk nonsense. It decodes
+with the generated protobuf code and python-snappy, not with the agent's own. Expectations do not belong here.
+"""
+
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+import snappy
+
+from bridge._pb import remote_write_v1_pb2 as pb
+from tests.blackbox.checker import Stored
+from tests.blackbox.servers import free_port
+
+_STALE = struct.pack("<Q", 0x7FF0000000000002)
+_READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What happens to one request."""
+
+    status: int = 204
+    words: bytes = b""
+    headers: tuple[str, ...] = ()
+    delay_s: float = 0.0
+    """Time between reading the request and answering it."""
+    held: bool = False
+    """Give no answer before the receiver stops."""
+    raw: bytes | None = None
+    """Send this instead of an HTTP answer, and close."""
+    resets_at: float | None = None
+    """Reset the connection when this share of the body is read, from 0 to 1, without an answer."""
+    keeps: bool | None = None
+    """Whether the samples are stored; by default when the answer is a 2xx."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as it came."""
+
+    head: str
+    body: bytes
+    """As far as it was read."""
+    samples: tuple[Stored, ...]
+    """Empty when the body was not read to its end."""
+    step: Step
+    at_s: float
+    """Monotonic time at which it was read."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether its samples are stored."""
+        step = self.step
+        if step.keeps is not None:
+            return step.keeps
+        return step.status in range(200, 300) and step.raw is None and step.resets_at is None and not step.held
+
+
+class ScriptedReceiver:
+    """Listens on one port while it is up; may go down and come up again there. 204 once the script is used up."""
+
+    def __init__(self, *script: Step, up: bool = True) -> None:
+        """Take a port; listen at once if `up`."""
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api/v1/write"
+        self._script = deque(script)
+        self._requests: list[Request] = []
+        self._changed = threading.Condition()
+        self._listener: socket.socket | None = None
+        self._connections: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        if up:
+            self.start()
+
+    @property
+    def config(self) -> str:
+        """An agent's configuration with this receiver as its only target, called "target"."""
+        return f"remote_write: [{{url: '{self.url}', name: target}}]\n"
+
+    def start(self) -> None:
+        """Come up."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._spawn(self._accept, self._listener)
+
+    def stop(self) -> None:
+        """Go down: refuse connections, and break off those that there are."""
+        with self._changed:
+            listener, self._listener = self._listener, None
+            connections = list(self._connections)
+            self._changed.notify_all()
+        if listener is not None:
+            for sock in (listener, *connections):
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def add(self, *steps: Step) -> None:
+        """Put steps at the end of the script."""
+        with self._changed:
+            self._script.extend(steps)
+
+    def requests(self) -> list[Request]:
+        """Return all requests so far, in order of arrival."""
+        with self._changed:
+            return list(self._requests)
+
+    def stored(self) -> list[Stored]:
+        """Return the stored samples, in order of arrival."""
+        return [sample for request in self.requests() if request.kept for sample in request.samples]
+
+    def wait_for(self, good: Callable[[list[Request]], bool], within_s: float = 30.0) -> list[Request]:
+        """Return the requests once they are good; AssertionError after `within_s`."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: good(self._requests), within_s), f"got {len(self._requests)} requests"
+            return list(self._requests)
+
+    def _spawn(self, target: Callable[[socket.socket], None], sock: socket.socket) -> None:
+        thread = threading.Thread(target=target, args=(sock,), name=f"receiver-{self.port}")
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with self._changed:
+                if self._listener is None:
+                    connection.close()
+                    return
+                self._connections.add(connection)
+                self._spawn(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        # A peer that leaves, or a stop, ends the connection wherever it stands.
+        with suppress(OSError), connection:
+            while self._answer(connection):
+                pass
+        with self._changed:
+            self._connections.discard(connection)
+
+    def _answer(self, connection: socket.socket) -> bool:
+        """Read one request and do the script's next step; False when the connection is over."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += _read(connection)
+        head, _, body = data.partition(b"\r\n\r\n")
+        with self._changed:
+            step = self._script.popleft() if self._script else Step()
+        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        wanted = length if step.resets_at is None else int(length * step.resets_at)
+        while len(body) < wanted:
+            body += _read(connection)
+        body = body[:wanted]
+        whole = len(body) == length
+        self._note(Request(head.decode(), body, tuple(_samples(body)) if whole else (), step, time.monotonic()))
+        if step.resets_at is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return False
+        with self._changed:
+            if self._changed.wait_for(lambda: self._listener is None, None if step.held else step.delay_s):
+                return False
+        connection.sendall(_answer_bytes(step) if step.raw is None else step.raw)
+        return step.raw is None
+
+    def _note(self, request: Request) -> None:
+        with self._changed:
+            self._requests.append(request)
+            self._changed.notify_all()
+
+    def __enter__(self) -> Self:
+        """Hand over the receiver."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Go down."""
+        self.stop()
+
+
+def _read(connection: socket.socket) -> bytes:
+    data = connection.recv(_READ_BYTES)
+    if not data:
+        raise ConnectionResetError
+    return data
+
+
+def _answer_bytes(step: Step) -> bytes:
+    lines = (f"HTTP/1.1 {step.status} Scripted", f"Content-Length: {len(step.words)}", *step.headers, "", "")
+    if step.status == 204:
+        lines = ("HTTP/1.1 204 Scripted", *step.headers, "", "")
+    return "\r\n".join(lines).encode() + step.words
+
+
+def _samples(body: bytes) -> Iterable[Stored]:
+    for series in pb.WriteRequest.FromString(bytes(snappy.decompress(body))).timeseries:
+        labels = tuple((label.name, label.value) for label in series.labels)
+        for sample in series.samples:
+            stale = struct.pack("<d", sample.value) == _STALE
+            yield Stored(labels, sample.timestamp, None if stale else sample.value)
