@@ -18,13 +18,13 @@ from bridge.config import Config, RemoteWrite, split_address
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.sender import Sender
 from bridge.encode import decode_group
-from bridge.errors import ConfigError, PushRefusedError
+from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.flatten import FlattenOptions
 from bridge.groups import Groups, group_id
 from bridge.journal.committer import Committer
 from bridge.journal.ledger import Ledger, add_dropped, pending
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import Batch, CursorRow, Entry
+from bridge.journal.rows import Batch, CursorRow
 from bridge.journal.store import Journal
 from bridge.pipeline import PushOptions
 from bridge.telemetry import AccountCollector, Telemetry
@@ -41,22 +41,6 @@ _STOP_SENDERS_S = 3.0
 def wall_ms() -> int:
     """Milliseconds since the epoch: the clock that is given to everything below."""
     return time.time_ns() // 1_000_000
-
-
-class HandingReader:
-    """A target's reader that tells the ledger what is in hand."""
-
-    def __init__(self, target: str, reader: JournalReader, ledger: Ledger) -> None:
-        """Read for `target`."""
-        self._target = target
-        self._reader = reader
-        self._ledger = ledger
-
-    def read(self, after_seq: int, max_samples: int, max_bytes: int) -> list[Entry]:
-        """Read as the journal's reader does."""
-        entries = self._reader.read(after_seq, max_samples, max_bytes)
-        self._ledger.hand_out(self._target, entries)
-        return entries
 
 
 def load_groups(journal: Journal, external: Mapping[str, str]) -> Groups:
@@ -115,8 +99,14 @@ class Agent:
                 set_aside=str(self._journal.recovery.set_aside),
                 rows_saved=self._journal.recovery.rows_saved,
             )
-        groups = load_groups(self._journal, external)
-        ledger = load_ledger(self._journal, [target.target for target in config.remote_write])
+        try:
+            groups = load_groups(self._journal, external)
+            ledger = load_ledger(self._journal, [target.target for target in config.remote_write])
+        except (JournalFullError, JournalUnavailableError) as error:
+            self._journal.rollback()
+            self._journal.close()
+            self._socket.close()
+            raise ConfigError(f"storage.path: {error}") from error
         self.committer = Committer(
             self._journal,
             groups,
@@ -194,7 +184,8 @@ class Agent:
         return Sender(
             target.target,
             target.url,
-            reader=HandingReader(target.target, reader, ledger),
+            reader=reader,
+            hand_out=ledger.hand_out,
             confirm=self.committer.confirm,
             wait_for_data=self.committer.wait_for_rows,
             client=RemoteWriteClient(

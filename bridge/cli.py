@@ -28,6 +28,7 @@ from bridge.config import Config, Log, Push, Storage, Web, load, split_address
 from bridge.demo import run_demo
 from bridge.errors import ConfigError
 from bridge.ingress.path import write_grouping_path
+from bridge.log import set_up as set_up_log
 from bridge.receiver import SampleStore, serve
 
 
@@ -40,7 +41,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 _DIRECT = urllib.request.build_opener(_NoRedirect)
 _SECTIONS: dict[str, type[BaseModel]] = {"web": Web, "storage": Storage, "push": Push, "log": Log}
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
 def _setting_flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,20 +76,6 @@ def read_config(file: str | None, urls: tuple[str, ...], flags: dict[str, object
     return load(text, file or "command line", overrides)
 
 
-def _set_up_log(config: Config) -> None:
-    stamp = structlog.processors.TimeStamper(fmt="iso", key="ts")
-    form: Any = (
-        structlog.processors.JSONRenderer()
-        if config.log.format == "json"
-        else structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], drop_missing=True)
-    )
-    structlog.configure(
-        processors=[structlog.processors.add_log_level, stamp, structlog.processors.format_exc_info, form],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.log.level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 @contextmanager
 def _start_faults() -> Iterator[None]:
     """A start that is not possible: its reason on stderr, exit code 2."""
@@ -114,7 +100,7 @@ def run(file: str | None, urls: tuple[str, ...], **flags: object) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
     with _start_faults():
         config = read_config(file, urls, flags)
-        _set_up_log(config)
+        set_up_log(config.log)
         uvloop.run(_run(config))
 
 

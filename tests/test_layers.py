@@ -17,7 +17,7 @@ LEVELS = (
     {"bridge.errors", "bridge.model", "bridge.journal.rows", "bridge.journal.schema"},
     {"bridge.wire"},
     {"bridge.config", "bridge.exposition", "bridge.ingress", "bridge.delivery.outcome", "bridge.delivery.backoff"},
-    {"bridge.groups", "bridge.delivery.batch", "bridge.delivery.client", "bridge.journal.ledger"},
+    {"bridge.log", "bridge.groups", "bridge.delivery.batch", "bridge.delivery.client", "bridge.journal.ledger"},
     {"bridge.flatten", "bridge.encode", "bridge.journal.recovery", "bridge.delivery.sender"},
     {"bridge.journal.store", "bridge.journal.reader", "bridge.receiver"},
     {"bridge.journal.committer"},

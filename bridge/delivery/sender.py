@@ -91,6 +91,7 @@ class Sender:
         *,
         reader: Reader,
         confirm: Confirm,
+        hand_out: Callable[[str, int], None] = lambda _target, _seq: None,
         wait_for_data: Callable[[int], Coroutine[None, None, None]],
         client: Client,
         observer: Observer,
@@ -105,11 +106,13 @@ class Sender:
     ) -> None:
         """Start behind `cursor`, the newest confirmed sequence number.
 
+        `hand_out(target, seq)` is told what has been taken before anything else may run.
         `wait_for_data(seq)` returns once the journal has something behind `seq`. `url` is for logs only.
         `clock_s` is monotonic; `random_01` gives numbers from 0 to 1.
         """
         self._name = name
         self._reader = reader
+        self._hand_out = hand_out
         self._wait_for_data = wait_for_data
         self._client = client
         self._observer = observer
@@ -180,9 +183,12 @@ class Sender:
         full = sum(entry.samples for entry in entries) >= self._max_samples // 2
         self._next_read_s = 0.0 if full else self._clock_s() + GATHER_S
         if entries[0].samples > self._max_samples:
+            self._hand_out(self._name, entries[0].seq)
             # Cutting up a large entry is plain Python over every series, so it must not hold the loop.
             return await asyncio.to_thread(plan_batch, entries[:1], self._max_samples, self._max_body_bytes)
-        return plan_batch(entries, self._max_samples, self._max_body_bytes)
+        batch = plan_batch(entries, self._max_samples, self._max_body_bytes)
+        self._hand_out(self._name, batch.last_seq)
+        return batch
 
     async def _settle(self, request: Request) -> Settled | None:
         """Send one request until its fate is known; None when stopped before."""

@@ -7,7 +7,7 @@ sum holds by construction; what a recovery lost is booked as dropped when the ag
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from bridge.journal.rows import CursorRow, Entry
+from bridge.journal.rows import CursorRow
 
 
 @dataclass(slots=True)
@@ -17,9 +17,9 @@ class Ledger:
     cursors: dict[str, CursorRow] = field(default_factory=dict)
     _in_hand: dict[str, int] = field(default_factory=dict)
 
-    def hand_out(self, target: str, entries: Iterable[Entry]) -> None:
-        """Note how far a sender has read: rows in hand will be confirmed even if they are dropped meanwhile."""
-        self._in_hand[target] = max((entry.seq for entry in entries), default=self._in_hand.get(target, 0))
+    def hand_out(self, target: str, seq: int) -> None:
+        """Note up to where a sender has taken rows: they will be confirmed even if they are dropped meanwhile."""
+        self._in_hand[target] = seq
 
     def publish(self, cursors: Mapping[str, CursorRow]) -> None:
         """Take over cursors that are on disk."""

@@ -17,7 +17,7 @@ from bridge.journal import schema
 
 _DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PRIMARY_CODE = 0xFF
-_PROBE_WITHOUT_BOUND = 20_000
+_LARGEST_ROWID = (1 << 63) - 1
 """Numbers tried past the last readable row when nothing tells how far the table goes."""
 
 Row = tuple[object, ...]
@@ -241,7 +241,7 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
             _insert(target, "group_parts", row)
     target.execute("DELETE FROM group_parts WHERE grp NOT IN (SELECT key FROM groups)")
     # A body whose checksum is wrong is copied too: the reader reports it, and the target counts its samples.
-    for row in _rows(source, "journal", last_seq):
+    for row in _rows(source, "journal"):
         if _typed(row, (int, int, bytes, str, int, int, int, bytes)):
             _insert(target, "journal", row)
     rows, seen, total = target.execute(
@@ -269,32 +269,45 @@ def _has_table(source: sqlite3.Connection, table: str) -> bool:
     return True
 
 
-def _rows(source: sqlite3.Connection, table: str, bound: int = 0) -> Iterator[Row]:
+def _rows(source: sqlite3.Connection, table: str) -> Iterator[Row]:
     """Yield the readable rows of a table in rowid order; a damaged page costs only the rows on it."""
     columns = ", ".join(schema.TABLES[table])
     select = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid"  # noqa: S608
     if not _has_table(source, table):
         return
-    try:
-        row = source.execute(f"{select} > 0 ORDER BY rowid DESC LIMIT 1").fetchone()
-        bound = max(bound, row[0] if row else 0)
-    except sqlite3.Error:
-        bound = max(bound, _PROBE_WITHOUT_BOUND)
-    # A scan stops at the first damaged page. Looking rows up one by one from there goes down the tree anew each
-    # time, so it passes the page as soon as the number lies on the next one; then scanning is worth it again.
-    position, scanning = 0, True
-    while position < bound:
+    position: int | None = 0
+    while position is not None:
         try:
-            if scanning:
-                for row in source.execute(f"{select} > ? ORDER BY rowid", (position,)):
-                    position = row[0]
-                    yield row[1:]
-                return
-            position += 1
-            row = source.execute(f"{select} = ?", (position,)).fetchone()
-        except sqlite3.Error:
-            scanning = False
-        else:
-            scanning = row is not None
-            if row is not None:
+            for row in source.execute(f"{select} > ? ORDER BY rowid", (position,)):
+                # On some damaged pages the numbers run backwards, for ever.
+                if row[0] <= position:
+                    break
+                position = row[0]
                 yield row[1:]
+            else:
+                return
+        except sqlite3.Error:
+            pass
+        position = _behind_damage(source, f"{select} >= ? ORDER BY rowid LIMIT 1", position)
+
+
+def _behind_damage(source: sqlite3.Connection, select: str, position: int) -> int | None:
+    """Give the number before the next row that can be reached by going down the tree, None when there is none."""
+
+    def reaches(number: int) -> bool:
+        try:
+            row = source.execute(select, (number,)).fetchone()
+        except sqlite3.Error:
+            return False
+        return row is None or row[0] >= number
+
+    low, step = position + 1, 1
+    while not reaches(low + step):
+        low, step = low + step, step * 2
+        if low + step > _LARGEST_ROWID:
+            return None
+    high = low + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return high - 1

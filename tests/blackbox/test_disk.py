@@ -115,7 +115,7 @@ def fill(disk: Path) -> Path:
 def test_no_room_refuses_pushes_until_there_is_room(
     tight: Callable[[Path], AbstractContextManager[Tight]], tmp_path: Path
 ) -> None:
-    """Without room a push gets 503, costs nothing and leaves its group as it was; with room all goes on by itself."""
+    """Without room a push gets 503, costs nothing and leaves its group as it was; with room it is ready by itself."""
     with tight(tmp_path) as run, Client(run.server.port) as client:
         for number in range(1, 6):
             client.must_accept(padded(number))
@@ -128,8 +128,8 @@ def test_no_room_refuses_pushes_until_there_is_room(
         assert (ready(run.server.port), groups_of(run.server)) == (503, before)
         assert push_next(client).status == 503
         run.make_room()
+        assert wait_for(lambda: ready(run.server.port), lambda status: status == 200) == 200
         assert wait_for(lambda: push_next(client), lambda got: got.status == 200).status == 200
-        assert ready(run.server.port) == 200
         final = settled_account(run.server.port)
         assert final.balanced
         assert (final.pending, final.dropped) == (0, {})
