@@ -44,13 +44,16 @@ def wall_ms() -> int:
 
 
 def load_groups(journal: Journal, external: Mapping[str, str]) -> Groups:
-    """Bring the groups back as they were; one that cannot be read is logged and starts empty."""
+    """Bring the groups back as they were; what a group lost to damage is logged."""
     groups = Groups(external)
     for row in journal.load_groups():
         try:
-            groups.publish([decode_group(row, group_id(row.key, external))])
+            group, faults = decode_group(row, group_id(row.key, external))
+            groups.publish([group])
         except ValueError as error:
-            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=str(error))
+            faults = [f"stored grouping key is damaged: {error}"]
+        for fault in faults:
+            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=fault)
     return groups
 
 

@@ -108,6 +108,8 @@ def encode_families(content: Content) -> bytes:
 
 def decode_part(row: PartRow) -> Content:
     """Bring back a stored content; ValueError when the row is damaged."""
+    if row.damaged:
+        raise ValueError("stored group part is damaged: its checksum does not match")
     try:
         return _decode_part(row)
     except (IndexError, KeyError, TypeError, struct.error) as error:
@@ -136,7 +138,15 @@ def encode_group(group: Group) -> GroupRow:
     return GroupRow(group.id.key, group.last_ms, group.push_ms, group.failure_ms, group.live, group.rows)
 
 
-def decode_group(row: GroupRow, group_id: GroupId) -> Group:
-    """Bring back a group as it was stored; ValueError when a part is damaged."""
-    parts = tuple(decode_part(part) for part in row.parts)
-    return Group(group_id, row.last_ms, row.push_ms, row.failure_ms, row.live, parts, row.parts)
+def decode_group(row: GroupRow, group_id: GroupId) -> tuple[Group, list[str]]:
+    """Bring back a group as it was stored, and what is wrong with each part of it that is lost."""
+    parts: list[Content] = []
+    rows: list[PartRow] = []
+    faults: list[str] = []
+    for part in row.parts:
+        try:
+            parts.append(decode_part(part))
+            rows.append(part)
+        except ValueError as error:
+            faults.append(str(error))
+    return Group(group_id, row.last_ms, row.push_ms, row.failure_ms, row.live, tuple(parts), tuple(rows)), faults

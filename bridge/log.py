@@ -1,6 +1,7 @@
 """The agent's own log: logfmt or JSON on standard error, one line for each event, whoever tells it.
 
-Owns how lines look and that a log which cannot be written harms nothing. What is worth a line is decided where it happens.
+Owns how lines look and that a log which cannot be written harms nothing. What is worth a line is
+decided where it happens.
 """
 
 import logging
@@ -48,7 +49,7 @@ def set_up(settings: Log) -> None:
     stamp = structlog.processors.TimeStamper(fmt="iso", key="ts")
     common: list[Any] = [structlog.processors.add_log_level, stamp, structlog.processors.format_exc_info]
     if settings.format == "json":
-        form = [structlog.processors.JSONRenderer()]
+        form: list[Any] = [structlog.processors.JSONRenderer()]
     else:
         order = ["ts", "level", "event"]
         form = [_escape_controls, structlog.processors.LogfmtRenderer(key_order=order, drop_missing=True)]

@@ -82,7 +82,7 @@ TIMED = Content(plain(4).shape, (-0.0, float("nan"), float("inf"), -float("inf")
 def test_a_group_comes_back_as_it_was_stored(content: Content, now_ms: int) -> None:
     """Values, explicit timestamps, families and times of a group survive storing, whatever they are."""
     group = after(store(UNKNOWN, content, now_ms, replace_all=True))
-    back = decode_group(encode_group(group), ID)
+    back = decode_group(encode_group(group), ID)[0]
     assert (back.id, back.last_ms, back.push_ms, back.failure_ms, back.live) == (
         ID,
         group.last_ms,
@@ -101,7 +101,7 @@ def test_parts_of_several_pushes_come_back(first: Content, second: Content, now_
     """What POST left of an older push is stored beside the newer one, one row for each."""
     group = after(store(UNKNOWN, first, now_ms, replace_all=True))
     group = after(store(group, second, now_ms, replace_all=False))
-    back = decode_group(encode_group(group), ID)
+    back = decode_group(encode_group(group), ID)[0]
     assert len(back.parts) == len(group.parts)
     assert all(map(same_content, back.parts, group.parts))
 
@@ -147,7 +147,7 @@ def test_a_pushed_nan_never_ends_a_series(bits: str, now_ms: int, stamps: tuple[
     content = Content(plain(3).shape, (1.0, value, 2.0), stamps)
     records, group = encode_change(store(UNKNOWN, content, now_ms, replace_all=True))
     assert [sample.double for sample in sent(records)][:3] == [value_bytes(1.0), NORMAL_NAN, value_bytes(2.0)]
-    again, _ = encode_change(store(decode_group(encode_group(group), ID), plain(1, "y"), now_ms, replace_all=False))
+    again, _ = encode_change(store(decode_group(encode_group(group), ID)[0], plain(1, "y"), now_ms, replace_all=False))
     assert STALE_NAN not in [sample.double for sample in sent(again)]
 
 
@@ -175,7 +175,7 @@ def test_rows_are_never_larger_than_a_request(pushed: int, ended: int) -> None:
     ]
     if len(samples) <= ROW_SAMPLES:
         assert len(records) == 1
-    back = decode_group(encode_group(group), ID)
+    back = decode_group(encode_group(group), ID)[0]
     assert [part.values for part in back.parts] == [content.values]
 
 
@@ -186,7 +186,7 @@ def test_unchanged_parts_keep_their_rows() -> None:
     for change in (
         store(group, plain(1, "b"), NOW_MS, replace_all=False),
         refuse(group, NOW_MS),
-        store(decode_group(encode_group(group), ID), plain(1, "b"), NOW_MS, replace_all=False),
+        store(decode_group(encode_group(group), ID)[0], plain(1, "b"), NOW_MS, replace_all=False),
     ):
         assert after(change).rows[0] is row
 
@@ -283,3 +283,15 @@ def test_any_damage_gives_content_or_value_error(families: bytes, series: bytes)
     except ValueError:
         return
     assert len(content.values) == len(content.shape.heads)
+
+
+def test_a_damaged_part_costs_only_itself() -> None:
+    """A group whose stored parts are damaged comes back with the others, its times, and a word for each lost one."""
+    group = encode_change(store(Group(ID), plain(1, "a"), NOW_MS, replace_all=True))[1]
+    group = encode_change(store(group, plain(1, "b"), NOW_MS, replace_all=False))[1]
+    row = encode_group(group)
+    spoilt = replace(row, parts=(replace(row.parts[0], damaged=True), row.parts[1]))
+    back, faults = decode_group(spoilt, ID)
+    assert (back.push_ms, back.live, back.rows) == (group.push_ms, True, row.parts[1:])
+    assert [part.shape.heads for part in back.parts] == [group.parts[1].shape.heads]
+    assert len(faults) == 1

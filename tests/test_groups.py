@@ -305,7 +305,7 @@ class GroupsMachine(RuleBasedStateMachine):
         if reload:
             rows = [encode_group(group) for group in self.groups._by_key.values()]
             self.groups = Groups()
-            self.groups.publish([decode_group(row, group_id(row.key, {})) for row in rows])
+            self.groups.publish([decode_group(row, group_id(row.key, {}))[0] for row in rows])
         self.now_ms += step_ms
         self.staging = Staging(self.now_ms, self.groups, Ledger())
 

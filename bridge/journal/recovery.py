@@ -17,8 +17,8 @@ from bridge.journal import schema
 
 _DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PRIMARY_CODE = 0xFF
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 _LARGEST_ROWID = (1 << 63) - 1
-"""Numbers tried past the last readable row when nothing tells how far the table goes."""
 
 Row = tuple[object, ...]
 
@@ -49,7 +49,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_size_limit = 16777216")
         connection.execute("PRAGMA wal_autocheckpoint = 8192")
         connection.execute("PRAGMA cache_size = -16384")
-    except sqlite3.Error:
+    except BaseException:
         connection.close()
         raise
     return connection
@@ -84,11 +84,6 @@ def open_database(directory: Path, now_ms: int) -> tuple[sqlite3.Connection, Rec
     return connection, recovery
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Tell a broken file from a disk or a lock that may be better later."""
-    return _code(error) in _DAMAGE_CODES
-
-
 def sync_directory(directory: Path) -> None:
     """Make renames and new names in `directory` survive a power loss. Raise OSError."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -98,8 +93,12 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _code(error: sqlite3.Error) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0)) & _PRIMARY_CODE
+def _is_damage(error: BaseException) -> bool:
+    """Tell a broken file from a disk or a lock that may be better later."""
+    # SQLite quotes what it could not read in its messages, and Python fails at decoding that.
+    return (
+        isinstance(error, UnicodeDecodeError) or getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE_CODES
+    )
 
 
 def _new_path(directory: Path) -> Path:
@@ -131,7 +130,7 @@ def _create(path: Path) -> sqlite3.Connection:
     connection = connect(path)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        for statement in schema.CREATE:
+        for statement in (*schema.TABLES.values(), *schema.FILL):
             connection.execute(statement)
         connection.execute("COMMIT")
     except sqlite3.Error:
@@ -162,15 +161,15 @@ def _connect_checked(path: Path) -> sqlite3.Connection:
     except BaseException as error:
         if connection is not None:
             connection.close()
-        if isinstance(error, sqlite3.Error) and is_damage(error):
+        if _is_damage(error):
             raise DamagedError(str(error)) from error
         raise
     return connection
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "meta" in tables:
+    made = {sql for (sql,) in connection.execute("SELECT CAST(sql AS BLOB) FROM sqlite_master")}
+    if schema.TABLES["meta"].encode() in made:
         row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
         version = row[0] if row else None
         if isinstance(version, int) and version > schema.VERSION:
@@ -180,12 +179,14 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
             )
         if version != schema.VERSION:
             raise DamagedError(f"schema version is {version!r}, want {schema.VERSION}")
-    missing = sorted(schema.TABLES.keys() - tables)
-    if missing:
-        raise DamagedError(f"missing tables: {', '.join(missing)}")
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise DamagedError(" ".join(str(verdict).split()))
+    if missing := sorted(table for table, sql in schema.TABLES.items() if sql.encode() not in made):
+        raise DamagedError(f"missing or changed tables: {', '.join(missing)}")
+    # The quick check leaves out what an index says, and the small tables are found by theirs.
+    checks = ["quick_check(1)", *(f"integrity_check('{table}')" for table in schema.TABLES if table != "journal")]
+    for check in checks:
+        (verdict,) = connection.execute(f"PRAGMA {check}").fetchone()
+        if verdict != "ok":
+            raise DamagedError(" ".join(str(verdict).split()))
     names = {name for (name,) in connection.execute("SELECT name FROM meta")}
     if not names >= {"accepted_total", "last_seq"}:
         raise DamagedError("the meta table lacks accepted_total or last_seq")
@@ -237,7 +238,7 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
         if _typed(row, (bytes, int, int, int, int)):
             _insert(target, "groups", row)
     for row in _rows(source, "group_parts"):
-        if _typed(row, (bytes, int, bytes, bytes)):
+        if _typed(row, (bytes, int, int, bytes, bytes)):
             _insert(target, "group_parts", row)
     target.execute("DELETE FROM group_parts WHERE grp NOT IN (SELECT key FROM groups)")
     # A body whose checksum is wrong is copied too: the reader reports it, and the target counts its samples.
@@ -253,7 +254,7 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
 
 
 def _typed(row: Row, types: tuple[type, ...]) -> bool:
-    return all(isinstance(value, kind) for value, kind in zip(row, types, strict=True))
+    return len(row) == len(types) and all(map(isinstance, row, types))
 
 
 def _insert(target: sqlite3.Connection, table: str, row: Row) -> None:
@@ -264,15 +265,14 @@ def _insert(target: sqlite3.Connection, table: str, row: Row) -> None:
 def _has_table(source: sqlite3.Connection, table: str) -> bool:
     try:
         source.execute(f"SELECT 1 FROM {table} WHERE 0")  # noqa: S608
-    except sqlite3.Error:
+    except _UNREADABLE:
         return False
     return True
 
 
 def _rows(source: sqlite3.Connection, table: str) -> Iterator[Row]:
     """Yield the readable rows of a table in rowid order; a damaged page costs only the rows on it."""
-    columns = ", ".join(schema.TABLES[table])
-    select = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid"  # noqa: S608
+    select = f"SELECT rowid, * FROM {table} NOT INDEXED WHERE rowid"  # noqa: S608
     if not _has_table(source, table):
         return
     position: int | None = 0
@@ -286,7 +286,7 @@ def _rows(source: sqlite3.Connection, table: str) -> Iterator[Row]:
                 yield row[1:]
             else:
                 return
-        except sqlite3.Error:
+        except _UNREADABLE:
             pass
         position = _behind_damage(source, f"{select} >= ? ORDER BY rowid LIMIT 1", position)
 
@@ -297,7 +297,7 @@ def _behind_damage(source: sqlite3.Connection, select: str, position: int) -> in
     def reaches(number: int) -> bool:
         try:
             row = source.execute(select, (number,)).fetchone()
-        except sqlite3.Error:
+        except _UNREADABLE:
             return False
         return row is None or row[0] >= number
 

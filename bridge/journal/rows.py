@@ -43,6 +43,8 @@ class PartRow:
 
     families: bytes
     body: bytes
+    damaged: bool = False
+    """The stored checksum does not match: what it held is lost."""
 
 
 @dataclass(frozen=True, slots=True)

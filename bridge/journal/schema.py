@@ -8,20 +8,11 @@ VERSION = 1
 
 FILE_NAME = "journal.db"
 
-TABLES = {
-    "journal": ("seq", "arrival_ms", "grp", "operation", "samples", "total", "crc", "body"),
-    "groups": ("key", "last_ms", "push_ms", "failure_ms", "live"),
-    "group_parts": ("grp", "position", "families", "body"),
-    "cursors": ("target", "seq", "start_total", "delivered", "dropped"),
-    "meta": ("name", "value"),
-}
-"""Table name to its columns; every table has a rowid, so that recovery can walk each by number."""
-
 # journal.total is the number of samples ever accepted up to and including the row: it lets recovery find the
 # total again when the meta table is lost. body stands last so that the other columns are read without it.
 # meta.last_seq keeps sequence numbers from being given out again after the newest rows were removed.
-CREATE = (
-    """CREATE TABLE journal (
+TABLES = {
+    "journal": """CREATE TABLE journal (
         seq INTEGER PRIMARY KEY,
         arrival_ms INTEGER NOT NULL,
         grp BLOB NOT NULL,
@@ -30,25 +21,30 @@ CREATE = (
         total INTEGER NOT NULL,
         crc INTEGER NOT NULL,
         body BLOB NOT NULL)""",
-    "CREATE INDEX journal_arrival ON journal (arrival_ms)",
-    """CREATE TABLE groups (
+    "groups": """CREATE TABLE groups (
         key BLOB PRIMARY KEY NOT NULL,
         last_ms INTEGER NOT NULL,
         push_ms INTEGER NOT NULL,
         failure_ms INTEGER NOT NULL,
         live INTEGER NOT NULL)""",
-    """CREATE TABLE group_parts (
+    "group_parts": """CREATE TABLE group_parts (
         grp BLOB NOT NULL,
         position INTEGER NOT NULL,
+        crc INTEGER NOT NULL,
         families BLOB NOT NULL,
         body BLOB NOT NULL,
         PRIMARY KEY (grp, position))""",
-    """CREATE TABLE cursors (
+    "cursors": """CREATE TABLE cursors (
         target TEXT PRIMARY KEY NOT NULL,
         seq INTEGER NOT NULL,
         start_total INTEGER NOT NULL,
         delivered INTEGER NOT NULL,
         dropped TEXT NOT NULL)""",
-    "CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL)",
+    "meta": "CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL)",
+}
+"""Table name to the statement that makes it; every table has a rowid, so that recovery can walk each by number."""
+
+FILL = (
+    "CREATE INDEX journal_arrival ON journal (arrival_ms)",
     f"INSERT INTO meta VALUES ('schema_version', {VERSION}), ('accepted_total', 0), ('last_seq', 0)",  # noqa: S608
 )

@@ -169,9 +169,10 @@ class Journal:
                 "SELECT * FROM groups ORDER BY key"
             ):
                 parts = self._connection.execute(
-                    "SELECT families, body FROM group_parts WHERE grp = ? ORDER BY position", (key,)
+                    "SELECT families, body, crc FROM group_parts WHERE grp = ? ORDER BY position", (key,)
                 )
-                yield GroupRow(key, last_ms, push_ms, failure_ms, bool(live), tuple(PartRow(*part) for part in parts))
+                rows = (PartRow(families, body, _crc(families, body) != crc) for families, body, crc in parts)
+                yield GroupRow(key, last_ms, push_ms, failure_ms, bool(live), tuple(rows))
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
@@ -298,7 +299,7 @@ class Journal:
         )
 
     def _put_groups(self, groups: tuple[GroupRow, ...]) -> None:
-        changed: list[tuple[bytes, int, bytes, bytes]] = []
+        changed: list[tuple[bytes, int, int, bytes, bytes]] = []
         groups = tuple({group.key: group for group in groups}.values())
         for group in groups:
             key, parts = group.key, group.parts
@@ -310,7 +311,7 @@ class Journal:
             known = stored or ()
             for position, part in enumerate(parts):
                 if position >= len(known) or known[position] != part:
-                    changed.append((key, position, part.families, part.body))
+                    changed.append((key, position, _crc(part.families, part.body), part.families, part.body))
             self._next_parts[key] = parts
         self._connection.executemany(
             "INSERT INTO groups VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET last_ms = excluded.last_ms,"
@@ -319,8 +320,8 @@ class Journal:
         )
         if changed:
             self._connection.executemany(
-                "INSERT INTO group_parts VALUES (?, ?, ?, ?) ON CONFLICT (grp, position)"
-                " DO UPDATE SET families = excluded.families, body = excluded.body",
+                "INSERT INTO group_parts VALUES (?, ?, ?, ?, ?) ON CONFLICT (grp, position)"
+                " DO UPDATE SET crc = excluded.crc, families = excluded.families, body = excluded.body",
                 changed,
             )
 
@@ -377,6 +378,10 @@ def _lock(directory: Path) -> int:
         os.close(descriptor)
         raise ConfigError(f"storage.path: cannot lock {path}: {error.strerror}") from error
     return descriptor
+
+
+def _crc(families: bytes, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(families))
 
 
 def _free_bytes(directory: Path) -> int:

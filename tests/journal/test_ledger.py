@@ -12,16 +12,12 @@ from bridge.errors import JournalFullError
 from bridge.groups import key_of
 from bridge.journal.committer import WhenFull
 from bridge.journal.ledger import Ledger, add_dropped, confirm, pending
-from bridge.journal.rows import CursorRow, Entry
+from bridge.journal.rows import CursorRow
 from tests.journal.test_committer import MIB, NOW_MS, Bench, bulky, committing, end, put
 
 START = CursorRow("t", 0, 0, 0, ())
 REASONS = st.sampled_from(["rejected", "lost", "journal_full"])
 TARGETS = st.sampled_from(["a", "b", "c"])
-
-
-def entries(*seqs: int) -> list[Entry]:
-    return [Entry(seq, 1, b"", 0) for seq in seqs]
 
 
 def ledger_of(**seqs: int) -> Ledger:
@@ -71,9 +67,10 @@ class LedgerMachine(RuleBasedStateMachine):
         """Let a target take some of the next rows into its hand, perhaps none."""
         if model := self.models.get(name):
             found = [seq for seq in sorted(self.rows) if seq > model.read_seq][:most]
-            self.ledger.hand_out(name, [Entry(seq, self.rows[seq], b"", 0) for seq in found])
-            model.in_hand += [(seq, self.rows[seq]) for seq in found]
-            model.read_seq = max(found, default=model.read_seq)
+            if found:
+                self.ledger.hand_out(name, found[-1])
+                model.in_hand += [(seq, self.rows[seq]) for seq in found]
+                model.read_seq = found[-1]
 
     @precondition(lambda self: any(model.in_hand for model in self.models.values()))
     @rule(name=TARGETS, rows=st.integers(1, 4), reason=REASONS, share=st.integers(0, 20))
@@ -168,21 +165,13 @@ def test_the_floor_is_the_slowest_target(seqs: dict[str, int], floor: int) -> No
 def test_rows_that_were_read_are_not_dropped() -> None:
     """A row counts as dropped for the targets that had neither confirmed nor read it."""
     ledger = ledger_of(confirmed=3, reading=1, behind=0)
-    ledger.hand_out("reading", entries(2, 3))
+    ledger.hand_out("reading", 3)
     changed = ledger.drop([(1, 10), (2, 20), (3, 30), (4, 40)], "journal_full")
     assert {target: dict(cursor.dropped) for target, cursor in changed.items()} == {
         "confirmed": {"journal_full": 40},
         "reading": {"journal_full": 40},
         "behind": {"journal_full": 100},
     }
-
-
-def test_an_empty_read_does_not_let_go_of_what_is_in_hand() -> None:
-    """A sender that finds nothing more still holds what it read before."""
-    ledger = ledger_of(t=0)
-    ledger.hand_out("t", entries(1, 2))
-    ledger.hand_out("t", [])
-    assert ledger.drop([(1, 1), (2, 1)], "journal_full") == {}
 
 
 def test_dropping_changes_nothing_before_it_is_published() -> None:
@@ -281,7 +270,7 @@ async def test_rows_in_hand_are_not_counted_as_dropped(tmp_path: Path) -> None:
         for _ in range(20):
             await bench.committer.submit(bulky("filler", 3))
         in_hand = bench.rows()[:10]
-        bench.committer.ledger.hand_out("t", in_hand)
+        bench.committer.ledger.hand_out("t", in_hand[-1].seq)
         samples = await fill_over(bench, "t")
         left = bench.rows()
         assert left[0].seq > 10
