@@ -109,7 +109,7 @@ def test_lost_tables(tmp_path: Path) -> None:
     connection.close()
     journal = opened(tmp_path)
     assert journal.recovery is not None
-    assert journal.recovery.reason == "missing tables: cursors, meta"
+    assert journal.recovery.reason == "missing or changed tables: cursors, meta"
     assert (journal.recovery.rows_saved, journal.end_seq, journal.accepted_total) == (ROWS, ROWS, 2 * ROWS)
     journal.close()
 
