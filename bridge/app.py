@@ -10,6 +10,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 
 import aiohttp
 import structlog
@@ -17,14 +19,14 @@ import structlog
 from bridge.config import Config, RemoteWrite, split_address
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.sender import Sender
-from bridge.encode import decode_group
+from bridge.encode import decode_group, replay
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.flatten import FlattenOptions
 from bridge.groups import Groups, group_id
 from bridge.journal.committer import Committer
 from bridge.journal.ledger import Ledger, add_dropped, pending
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import Batch, CursorRow
+from bridge.journal.rows import Batch, CursorRow, GroupRow
 from bridge.journal.store import Journal
 from bridge.pipeline import PushOptions
 from bridge.telemetry import AccountCollector, Telemetry
@@ -34,6 +36,8 @@ from bridge.web.server import Site
 _log = structlog.get_logger(__name__)
 _TRIM_INTERVAL_S = 30.0
 _PROBE_INTERVAL_S = 1.0
+_REPLAY_SAMPLES = 100_000
+_REPLAY_BYTES = 1 << 24
 _STOP_HTTP_S = 4.0
 _STOP_SENDERS_S = 3.0
 
@@ -43,18 +47,45 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def load_groups(journal: Journal, external: Mapping[str, str]) -> Groups:
-    """Bring the groups back as they were; what a group lost to damage is logged."""
+def load_groups(journal: Journal, external: Mapping[str, str]) -> tuple[Groups, set[bytes]]:
+    """Bring the groups back as they were, and tell which of them know more than what is stored of them.
+
+    One that cannot be read is logged and keeps nothing but its times.
+    """
     groups = Groups(external)
+    emptied: list[GroupRow] = []
     for row in journal.load_groups():
         try:
-            group, faults = decode_group(row, group_id(row.key, external))
-            groups.publish([group])
+            group = decode_group(row, group_id(row.key, external))
         except ValueError as error:
-            faults = [f"stored grouping key is damaged: {error}"]
-        for fault in faults:
-            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=fault)
-    return groups
+            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=str(error))
+            emptied.append(replace(row, doubles=b"", parts=(), damaged=False))
+            group = decode_group(emptied[-1], group_id(row.key, external))
+        groups.publish([group])
+    if emptied:
+        journal.write(Batch(groups=tuple(emptied)))
+        journal.commit()
+    return groups, _replay(journal, groups)
+
+
+def _replay(journal: Journal, groups: Groups) -> set[bytes]:
+    """Let the rows behind the stored states tell what became of their groups."""
+    replayed: set[bytes] = set()
+    after_seq = journal.state_seq
+    with JournalReader(journal.path) as reader:
+        while entries := reader.read(after_seq, _REPLAY_SAMPLES, _REPLAY_BYTES):
+            after_seq = entries[-1].seq
+            for entry in entries:
+                group = groups.find(entry.group)
+                # What ended a group or changed its form was stored at once.
+                if group is None or entry.damaged or entry.arrival_ms < group.last_ms:
+                    continue
+                try:
+                    groups.publish([replay(group, entry.arrival_ms, entry.body)])
+                    replayed.add(entry.group)
+                except ValueError as error:
+                    _log.error("row_damaged", seq=entry.seq, error=str(error))
+    return replayed
 
 
 def load_ledger(journal: Journal, targets: list[str]) -> Ledger:
@@ -103,7 +134,7 @@ class Agent:
                 rows_saved=self._journal.recovery.rows_saved,
             )
         try:
-            groups = load_groups(self._journal, external)
+            groups, replayed = load_groups(self._journal, external)
             ledger = load_ledger(self._journal, [target.target for target in config.remote_write])
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
@@ -114,6 +145,7 @@ class Agent:
             self._journal,
             groups,
             ledger,
+            replayed=replayed,
             now_ms=now_ms,
             when_full=config.storage.when_full,
             observer=self.telemetry,
@@ -170,6 +202,8 @@ class Agent:
             for task in sending:
                 task.cancel()
             faults = await asyncio.gather(*sending, trimming, return_exceptions=True)
+        with suppress(PushRefusedError):
+            await self.committer.write_states()
         self.committer.close()
         await committing
         for reader in self._readers:
@@ -217,6 +251,7 @@ class Agent:
                     await self.committer.probe()
                 if time.monotonic() >= next_trim_s:
                     next_trim_s = time.monotonic() + _TRIM_INTERVAL_S
+                    await self.committer.write_states()
                     while await self.committer.trim(int(self.config.storage.retention * 1000)):
                         pass
             except PushRefusedError as error:

@@ -6,6 +6,7 @@ line builds its flags from these declarations; nothing else invents a default.
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -141,7 +142,7 @@ class Web(_Section):
     def _yaml_bool(cls, value: object) -> object:
         return str(value).lower() if isinstance(value, bool) else value
 
-    @property
+    @cached_property
     def prefix(self) -> str:
         """Route prefix that starts with `/` and does not end with one, or nothing."""
         path = (self.route_prefix or urlsplit(self.external_url).path).strip("/")

@@ -6,13 +6,14 @@ joins blocks. Pure; it neither decides what a push does nor touches the disk.
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from bridge.groups import Change, Content, FamilyShape, Group, GroupId, make_shape
-from bridge.journal.rows import GroupRow, PartRow, Record
+from bridge.journal.rows import NEVER_MS, GroupRow, PartRow, Record
 from bridge.wire import snappy_block
-from bridge.wire.head import HEAD_TIMES_MS, decode_sample, encode_sample
-from bridge.wire.remote_write import STALE_NAN, doubles_of, split_series, timestamp_field, value_bytes
+from bridge.wire.head import decode_sample, encode_sample, encode_samples, split_heads
+from bridge.wire.remote_write import DOUBLE_BYTES, STALE_NAN, cut_doubles, pack_doubles, split_series
 
 ROW_SAMPLES = 2000
 """Most samples in one row: what one remote_write request carries by default (protocol.md section 0)."""
@@ -20,133 +21,129 @@ _PART_LIMIT_BYTES = 1 << 31
 _SECOND_MS = 1000
 
 
-def encode_content(content: Content, arrival_ms: int) -> list[tuple[int, bytes]]:
-    """(samples, snappy block) of a push's own series, at most `ROW_SAMPLES` each, in the push's order."""
-    heads, values, stamps = content.shape.heads, content.values, content.timestamps
-    blocks: list[tuple[int, bytes]] = []
-    for start in range(0, len(values), ROW_SAMPLES):
-        chunk = slice(start, start + ROW_SAMPLES)
-        doubles = doubles_of(values[chunk])
-        if stamps is None and arrival_ms in HEAD_TIMES_MS:
-            fields = [timestamp_field(arrival_ms)] * (3 * len(doubles))
-            fields[::3], fields[1::3] = heads[chunk], doubles
-        else:
-            times = stamps[chunk] if stamps else (None,) * len(doubles)
-            fields = [
-                encode_sample(head, double, arrival_ms if time is None else time)
-                for head, double, time in zip(heads[chunk], doubles, times, strict=True)
-            ]
-        blocks.append((len(doubles), snappy_block.compress(b"".join(fields))))
-    return blocks
-
-
-def encode_markers(ended: Sequence[bytes], arrival_ms: int) -> list[tuple[int, bytes]]:
-    """(samples, snappy block) of the staleness markers for series that ended."""
-    chunks = [ended[start : start + ROW_SAMPLES] for start in range(0, len(ended), ROW_SAMPLES)]
-    return [
-        (len(heads), snappy_block.compress(b"".join([encode_sample(head, STALE_NAN, arrival_ms) for head in heads])))
-        for heads in chunks
-    ]
-
-
-def encode_gauges(group: Group) -> tuple[int, bytes]:
-    """The two push-time gauges of a group, in seconds, 0 for never (protocol.md section 5.4)."""
-    success = encode_sample(group.id.push_time_head, value_bytes(group.push_ms / _SECOND_MS), group.last_ms)
-    failure = encode_sample(group.id.push_failure_time_head, value_bytes(group.failure_ms / _SECOND_MS), group.last_ms)
-    return 2, snappy_block.compress(success + failure)
-
-
-def encode_change(change: Change) -> tuple[list[Record], Group]:
-    """Rows for the journal, and the group with the stored form of each part.
-
-    Markers come first: what ended did so before what came instead.
-    """
-    group, arrival_ms = change.group, change.group.last_ms
-    content = encode_content(change.content, arrival_ms)
-    pieces = encode_markers(change.ended, arrival_ms) + content
+def encode_change(change: Change) -> list[Record]:
+    """Rows for the journal: markers first, since what ended did so before what came instead, push-time gauges last."""
+    group, content, ended = change.group, change.content, change.ended
+    heads, doubles, stamps = content.shape.heads, cut_doubles(content.doubles), content.timestamps
+    if ended:
+        heads, doubles = (*ended, *heads), (*(STALE_NAN,) * len(ended), *doubles)
     if change.gauges:
-        pieces.append(encode_gauges(group))
-    records = [
-        Record(arrival_ms, group.id.key, change.operation, sum(count for count, _ in run), _join(run))
-        for run in _pack(pieces)
-    ]
-    known = {id(part): row for part, row in zip(change.before.parts, change.before.rows, strict=True)}
-    if content:
-        known[id(change.content)] = PartRow(encode_families(change.content), _join(content))
-    rows = tuple([known.get(id(part)) or _encode_part(part, arrival_ms) for part in group.parts])
-    return records, Group(group.id, arrival_ms, group.push_ms, group.failure_ms, group.live, group.parts, rows)
+        gauges = pack_doubles((group.push_ms / _SECOND_MS, group.failure_ms / _SECOND_MS))
+        heads = (*heads, group.id.push_time_head, group.id.push_failure_time_head)
+        doubles = (*doubles, *cut_doubles(gauges))
+    if stamps:
+        stamps = (*(None,) * len(ended), *stamps, *(None,) * (len(heads) - len(ended) - len(stamps)))
+    records: list[Record] = []
+    for start in range(0, len(heads), ROW_SAMPLES):
+        chunk = slice(start, start + ROW_SAMPLES)
+        data = _encode_points(heads[chunk], doubles[chunk], group.last_ms, stamps[chunk] if stamps else None)
+        samples = min(ROW_SAMPLES, len(heads) - start)
+        records.append(Record(group.last_ms, group.id.key, change.operation, samples, snappy_block.compress(data)))
+    return records
 
 
-def _encode_part(part: Content, arrival_ms: int) -> PartRow:
-    return PartRow(encode_families(part), _join(encode_content(part, arrival_ms)))
+def _encode_points(
+    heads: Sequence[bytes], doubles: Sequence[bytes], arrival_ms: int, stamps: Sequence[int | None] | None
+) -> bytes:
+    if stamps is None:
+        return encode_samples(heads, doubles, arrival_ms)
+    return b"".join(
+        [
+            encode_sample(head, double, arrival_ms if stamp is None else stamp)
+            for head, double, stamp in zip(heads, doubles, stamps, strict=True)
+        ]
+    )
 
 
-def _join(pieces: list[tuple[int, bytes]]) -> bytes:
-    return pieces[0][1] if len(pieces) == 1 else snappy_block.join([block for _, block in pieces])
+def encode_group(group: Group, stored: Group | None) -> GroupRow:
+    """A group's stored form; `stored` is what the journal has under its key."""
+    was = stored.parts if stored else ()
+    known = len(was) == len(group.parts) and all(map(_same_form, was, group.parts))
+    return GroupRow(
+        group.id.key,
+        group.last_ms,
+        group.push_ms,
+        group.failure_ms,
+        group.live,
+        group.expires_ms,
+        group.hold,
+        b"".join([part.doubles for part in group.parts]),
+        None if known else tuple(map(_encode_part, group.parts)),
+    )
 
 
-def _pack(pieces: list[tuple[int, bytes]]) -> list[list[tuple[int, bytes]]]:
-    """Neighbours go into one row while they fit."""
-    runs: list[list[tuple[int, bytes]]] = []
-    room = 0
-    for piece in pieces:
-        room -= piece[0]
-        if room < 0:
-            runs.append([])
-            room = ROW_SAMPLES - piece[0]
-        runs[-1].append(piece)
-    return runs
+def _same_form(one: Content, other: Content) -> bool:
+    return one.shape is other.shape and one.timestamps is other.timestamps
 
 
-def encode_families(content: Content) -> bytes:
-    """What timeseries fields lack: the families, and which series have explicit timestamps."""
-    if content.timestamps is None:
-        return content.shape.header
-    timed = [at for at, stamp in enumerate(content.timestamps) if stamp is not None]
-    return content.shape.header + b"\n" + json.dumps(timed, separators=(",", ":")).encode()
+def _encode_part(part: Content) -> PartRow:
+    families = part.shape.header
+    if part.timestamps is not None:
+        families += b"\n" + json.dumps(part.timestamps, separators=(",", ":")).encode()
+    return PartRow(families, snappy_block.compress(b"".join(part.shape.heads)))
 
 
-def decode_part(row: PartRow) -> Content:
-    """Bring back a stored content; ValueError when the row is damaged."""
-    if row.damaged:
-        raise ValueError("stored group part is damaged: its checksum does not match")
+def replay(group: Group, arrival_ms: int, body: bytes) -> Group:
+    """The group after a push of the form that it had: its state is stored late, the row of the push never is.
+
+    `body` is the row's; raises ValueError when that is damaged.
+    """
+    fields = split_series(snappy_block.decompress(body, _PART_LIMIT_BYTES))
     try:
-        return _decode_part(row)
-    except (IndexError, KeyError, TypeError, struct.error) as error:
-        raise ValueError(f"stored group part is damaged: {type(error).__name__}: {error}") from error
+        samples = {head: value for head, value, _ in map(decode_sample, fields)}
+    except (IndexError, struct.error) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    push_s = samples.pop(group.id.push_time_head, group.push_ms / _SECOND_MS)
+    failure_s = samples.pop(group.id.push_failure_time_head, group.failure_ms / _SECOND_MS)
+    parts = tuple(
+        replace(
+            part, doubles=pack_doubles([samples.get(*pair) for pair in zip(part.shape.heads, part.values, strict=True)])
+        )
+        for part in group.parts
+    )
+    return replace(
+        group,
+        last_ms=arrival_ms,
+        push_ms=round(push_s * _SECOND_MS),
+        failure_ms=round(failure_s * _SECOND_MS),
+        parts=parts,
+        expires_ms=group.expires_ms if group.expires_ms in (0, NEVER_MS) else arrival_ms + group.ttl_ms,
+    )
 
 
-def _decode_part(row: PartRow) -> Content:
-    header, _, explicit_positions = row.families.partition(b"\n")
-    families = json.loads(header)
-    samples = [decode_sample(field) for field in split_series(snappy_block.decompress(row.body, _PART_LIMIT_BYTES))]
-    shapes: list[FamilyShape] = []
+def decode_group(row: GroupRow, group_id: GroupId) -> Group:
+    """Bring back a group as it was stored; ValueError when what it holds is damaged."""
+    if row.damaged:
+        raise ValueError("a stored checksum does not match")
+    try:
+        parts = tuple(_decode_parts(row))
+    except (IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return Group(group_id, row.last_ms, row.push_ms, row.failure_ms, row.live, parts, row.expires_ms, row.hold)
+
+
+def _decode_parts(row: GroupRow) -> Iterator[Content]:
     at = 0
-    for name, kind, text, count in families:
-        shapes.append(FamilyShape(name, kind, text, at, at + count))
+    for part in row.parts or ():
+        header, _, stamps_json = part.families.partition(b"\n")
+        heads = split_heads(snappy_block.decompress(part.heads, _PART_LIMIT_BYTES))
+        shape = make_shape(_decode_families(header), heads)
+        stamps = tuple(json.loads(stamps_json)) if stamps_json else None
+        end = at + DOUBLE_BYTES * len(heads)
+        if end > len(row.doubles) or sum(family.stop - family.start for family in shape.families) != len(heads):
+            raise ValueError(f"a stored part has {len(heads)} series, its families or values are more or less")
+        if stamps is not None and len(stamps) != len(heads):
+            raise ValueError(f"a stored part has {len(heads)} series, {len(stamps)} timestamps")
+        yield Content(shape, row.doubles[at:end], stamps)
+        at = end
+    if at != len(row.doubles):
+        raise ValueError(f"stored parts have {at} bytes of values, the group {len(row.doubles)}")
+
+
+def _decode_families(header: bytes) -> list[FamilyShape]:
+    families: list[FamilyShape] = []
+    at = 0
+    for name, kind, text, count in json.loads(header):
+        families.append(FamilyShape(name, kind, text, at, at + count))
         at += count
-    if at != len(samples):
-        raise ValueError(f"stored group part: families name {at} series, the body has {len(samples)}")
-    explicit = set(json.loads(explicit_positions or b"[]"))
-    stamps = tuple(stamp if at in explicit else None for at, (_, _, stamp) in enumerate(samples))
-    shape = make_shape(shapes, [head for head, _, _ in samples])
-    return Content(shape, tuple(value for _, value, _ in samples), stamps if explicit else None)
-
-
-def encode_group(group: Group) -> GroupRow:
-    """A group's stored form."""
-    return GroupRow(group.id.key, group.last_ms, group.push_ms, group.failure_ms, group.live, group.rows)
-
-
-def decode_group(row: GroupRow, group_id: GroupId) -> tuple[Group, list[str]]:
-    """Bring back a group as it was stored, and what is wrong with each part of it that is lost."""
-    parts: list[Content] = []
-    rows: list[PartRow] = []
-    faults: list[str] = []
-    for part in row.parts:
-        try:
-            parts.append(decode_part(part))
-            rows.append(part)
-        except ValueError as error:
-            faults.append(str(error))
-    return Group(group_id, row.last_ms, row.push_ms, row.failure_ms, row.live, tuple(parts), tuple(rows)), faults
+    return families

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bridge.errors import BadPushError, TooLargeError
 from bridge.exposition.floats import canonical_bucket_label
-from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Content, FamilyShape, make_shape, spell_series
+from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Content, FamilyShape, make_content, make_shape, spell_series
 from bridge.model import Family, Labels, Sample
 from bridge.wire.head import make_head
 from bridge.wire.remote_write import label_bytes
@@ -76,7 +76,7 @@ def flatten(families: Sequence[Family], grouping: Labels, options: FlattenOption
     shape = make_shape(shapes, heads)
     stamps = tuple(sample.timestamp_ms for sample in samples)
     values = tuple(sample.value for sample in samples)
-    return Content(shape, values, stamps if any(stamp is not None for stamp in stamps) else None)
+    return make_content(shape, values, stamps if any(stamp is not None for stamp in stamps) else None)
 
 
 def _labels(

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from bridge.errors import BadPushError
 from bridge.exposition.template import Template
-from bridge.journal.rows import Operation, PartRow
+from bridge.journal.rows import NEVER_MS, Operation
 from bridge.model import Labels, MetricType
 from bridge.wire.head import labels_of, make_head
-from bridge.wire.remote_write import label_bytes
+from bridge.wire.remote_write import cut_doubles, label_bytes, pack_doubles, unpack_doubles
 
 PUSH_TIME, PUSH_FAILURE_TIME = "push_time_seconds", "push_failure_time_seconds"
 _SEPARATOR = b"\xff"
@@ -70,9 +70,19 @@ class Content:
     """The parsed series of one push: a shape and a value for each of its series."""
 
     shape: Shape
-    values: tuple[float, ...]
+    doubles: bytes
+    """The values, eight bytes each as they are sent; a tuple of floats takes four times as much memory."""
     timestamps: tuple[int | None, ...] | None = None
     """Explicit timestamps in ms, None when no sample has one."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The values as numbers."""
+        return unpack_doubles(self.doubles)
+
+    def __len__(self) -> int:
+        """Count the series."""
+        return len(self.shape.heads)
 
     def without(self, names: frozenset[str]) -> "Content | None":
         """Leave out these families; None when nothing stays."""
@@ -81,10 +91,10 @@ class Content:
         if self.shape.names.isdisjoint(names):
             return self
         shape, kept = self.shape.without(names)
-        stamps = self.timestamps
+        doubles, stamps = cut_doubles(self.doubles), self.timestamps
         return Content(
             shape,
-            tuple(self.values[i] for i in kept),
+            b"".join([doubles[i] for i in kept]),
             tuple(stamps[i] for i in kept) if stamps else None,
         )
 
@@ -100,11 +110,16 @@ def repeat(parts: Iterable[Content], body: bytes, format_: str) -> Content | Non
     for part in parts:
         template = part.shape.template
         if template is not None and template.format == format_ and (values := template.read(body)) is not None:
-            return Content(part.shape, values)
+            return Content(part.shape, pack_doubles(values))
     return None
 
 
-EMPTY = Content(make_shape((), ()), ())
+def make_content(shape: Shape, values: Sequence[float], timestamps: tuple[int | None, ...] | None = None) -> Content:
+    """Put a content together from numbers."""
+    return Content(shape, pack_doubles(values), timestamps)
+
+
+EMPTY = Content(make_shape((), ()), b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +143,26 @@ class Group:
     failure_ms: int = 0
     live: bool = False
     parts: tuple[Content, ...] = ()
-    rows: tuple[PartRow, ...] = ()
-    """The parts as stored, one for one; the journal skips those that it has."""
+    expires_ms: int = NEVER_MS
+    """When the parts end, 0 once they have."""
+    hold: bool = True
+    """Whether the parts are repeated until then."""
+
+    @property
+    def ttl_ms(self) -> int:
+        """Time from the newest push to the end of the parts, more than any time for never."""
+        return self.expires_ms - self.last_ms
+
+    def has_form_of(self, other: "Group") -> bool:
+        """Whether they differ in nothing but values and times of pushes: what the journal's rows tell by themselves."""
+        return (
+            self.live
+            and other.live
+            and self.hold == other.hold
+            and (self.ttl_ms == other.ttl_ms or self.expires_ms == other.expires_ms == NEVER_MS)
+            and len(self.parts) == len(other.parts)
+            and all(map(_repeats, self.parts, other.parts))
+        )
 
     @property
     def last_push_successful(self) -> bool:
@@ -142,12 +175,15 @@ class Change:
     """What one push does: the group afterwards, the samples to send, the series that ended."""
 
     operation: Operation
-    before: Group
     group: Group
     content: Content = EMPTY
     ended: tuple[bytes, ...] = ()
     gauges: bool = True
     """Whether the group's two push-time gauges are sent."""
+
+
+def _repeats(one: Content, other: Content) -> bool:
+    return one.shape is other.shape and one.timestamps is None and other.timestamps is None
 
 
 def key_of(labels: Labels) -> bytes:
@@ -184,14 +220,15 @@ def store(group: Group, content: Content, now_ms: int, *, replace_all: bool) -> 
     """
     arrival_ms = next_ms(group, now_ms)
     if replace_all:
-        kept: list[Content] = []
+        parts: tuple[Content, ...] = (content,) if content.shape.families else ()
+    elif any(part.shape is content.shape for part in group.parts):
+        parts = tuple([content if part.shape is content.shape else part for part in group.parts])
     else:
         kept = [part for old in group.parts if (part := old.without(content.shape.names)) is not None]
-        if all(part.shape is not content.shape for part in group.parts):
-            _check_kept(kept, content)
-    parts = (*kept, content) if content.shape.families else tuple(kept)
+        _check_kept(kept, content)
+        parts = (*kept, content) if content.shape.families else tuple(kept)
     after = Group(group.id, arrival_ms, arrival_ms, group.failure_ms, live=True, parts=parts)
-    return Change("put" if replace_all else "post", group, after, content, ended_between(group.parts, parts))
+    return Change("put" if replace_all else "post", after, content, ended_between(group.parts, parts))
 
 
 def _check_kept(kept: Sequence[Content], content: Content) -> None:
@@ -234,13 +271,13 @@ def delete(group: Group, now_ms: int) -> Change:
     if group.live:
         ended = (*ended, group.id.push_time_head, group.id.push_failure_time_head)
     after = Group(group.id, last_ms=next_ms(group, now_ms))
-    return Change("delete", group, after, ended=ended, gauges=False)
+    return Change("delete", after, ended=ended, gauges=False)
 
 
 def refuse(group: Group, now_ms: int) -> Change:
     """Note a refused push: its time is kept, everything else stays (protocol.md section 5.4)."""
     arrival_ms = next_ms(group, now_ms)
-    return Change("failure", group, replace(group, last_ms=arrival_ms, failure_ms=arrival_ms, live=True))
+    return Change("failure", replace(group, last_ms=arrival_ms, failure_ms=arrival_ms, live=True))
 
 
 @dataclass(slots=True)
@@ -256,6 +293,10 @@ class Groups:
     def get(self, key: bytes) -> Group:
         """The group under this key; a group that never was is empty and not live."""
         return self._by_key.get(key) or Group(group_id(key, self.external_labels))
+
+    def find(self, key: bytes) -> Group | None:
+        """The group under this key, None when it never was."""
+        return self._by_key.get(key)
 
     def publish(self, groups: Iterable[Group]) -> None:
         """Take over states that are on disk."""

@@ -77,7 +77,7 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
     refusal = await committer.submit(lambda staging: _stage(staging, key, content, replace_all=push.replace_all))
     if refusal is not None:
         raise refusal
-    return Receipt(len(content.values), conflicts)
+    return Receipt(len(content), conflicts)
 
 
 async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -91,7 +91,7 @@ def _parse(body: bytes, push: Push, options: FlattenOptions, now_ms: int) -> Con
     families = parse_body(body, push.content_type, utf8_names=options.utf8_names)
     content = flatten(families, push.grouping, options, now_ms)
     format_ = format_of(push.content_type)
-    if format_ == "protobuf" or len(content.values) != sum(len(family.samples) for family in families):
+    if format_ == "protobuf" or len(content) != sum(len(family.samples) for family in families):
         return content
     return replace(content, shape=replace(content.shape, template=make_template(body, format_, families)))
 

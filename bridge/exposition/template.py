@@ -20,7 +20,6 @@ _FREE_TYPES = frozenset({"gauge", "untyped"})
 _FIXED_TYPES = frozenset({"info", "stateset"})
 _EXEMPLAR_MARK = b" # "
 _MOST_BYTES_PER_SERIES = 4096
-_is_count = (0.0).__le__
 
 TextFormat = Literal["text", "openmetrics"]
 _Picker = Callable[[Sequence[Any]], Sequence[Any]]
@@ -54,7 +53,7 @@ class Template:
             values = _read_numbers(self.samples(rests))
         except ValueError:
             return None
-        return values if all(map(_is_count, self.counts(values))) else None
+        return values if min(self.counts(values), default=0.0) >= 0 else None
 
 
 def _read_numbers(words: Sequence[bytes]) -> tuple[float, ...]:

@@ -8,9 +8,10 @@ become visible when they are on disk, never before.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
@@ -20,7 +21,7 @@ from bridge.encode import encode_change, encode_group
 from bridge.errors import JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.groups import Change, Group, Groups
 from bridge.journal.ledger import Ledger, confirm
-from bridge.journal.rows import Batch, CursorRow, Record
+from bridge.journal.rows import Batch, CursorRow, GroupRow, Record
 from bridge.journal.store import Journal
 
 _log = structlog.get_logger(__name__)
@@ -28,8 +29,9 @@ _TRIM_ROWS = 1000
 _FIRST_DROP_ROWS = 4
 _IDLE_TURNS = 10
 """Turns of the event loop without a new push, some 50 µs, before a transaction is written."""
-_ENOUGH_OPERATIONS = 64
-"""So many pushes are not waited with: their transaction costs more than it would save."""
+_ENOUGH_OPERATIONS = 6
+"""So many pushes are not waited with: while the disk has them, the loop reads and parses the next ones."""
+_STATES_AT_ONCE = 500
 _LARGEST_SHARE = 0.5
 """Of the journal, for one transaction: nothing is given up for what would hardly fit into an empty one."""
 _FOREVER_MS = 1 << 62
@@ -56,6 +58,9 @@ class Staging:
     groups: dict[bytes, Group] = field(default_factory=dict)
     cursors: dict[str, CursorRow] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
+    due: set[bytes] = field(default_factory=set)
+    """Groups whose state is written for its own sake."""
+    state_seq: int = 0
 
     def group(self, key: bytes) -> Group:
         """The group as this transaction will leave it."""
@@ -63,22 +68,33 @@ class Staging:
 
     def add(self, change: Change) -> None:
         """Add what a push does: rows for delivery and the group's new state."""
-        records, group = encode_change(change)
-        self.records.extend(records)
-        self.groups[group.id.key] = group
+        self.records.extend(encode_change(change))
+        self.groups[change.group.id.key] = change.group
 
     def confirm(self, target: str, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
         """Move a target's cursor."""
         cursor = self.cursors.get(target) or self.ledger.cursors[target]
         self.cursors[target] = confirm(cursor, seq, delivered, dropped)
 
-    def batch(self) -> Batch:
-        """What the journal is to write."""
-        return Batch(
-            tuple(self.records),
-            tuple(encode_group(group) for group in self.groups.values()),
-            tuple(self.cursors.values()),
+    def write_states(self, keys: Iterable[bytes], state_seq: int) -> None:
+        """Store what these groups hold; with them the stored groups know every row up to `state_seq`."""
+        self.due.update(keys)
+        self.state_seq = max(self.state_seq, state_seq)
+
+    def batch(self) -> tuple[Batch, list[bytes]]:
+        """What the journal is to write, and the groups whose state it is not: their rows tell it."""
+        rows: list[GroupRow] = []
+        untold: list[bytes] = []
+        for key, group in self.groups.items():
+            stored = self.committed.find(key)
+            if stored is not None and key not in self.due and group.has_form_of(stored):
+                untold.append(key)
+            else:
+                rows.append(encode_group(group, stored))
+        rows.extend(
+            encode_group(self.committed.get(key), self.committed.find(key)) for key in self.due - self.groups.keys()
         )
+        return Batch(tuple(self.records), tuple(rows), tuple(self.cursors.values()), self.state_seq), untold
 
 
 Operation = Callable[[Staging], Any]
@@ -113,11 +129,15 @@ class Committer:
         groups: Groups,
         ledger: Ledger,
         *,
+        replayed: Iterable[bytes] = (),
         now_ms: Callable[[], int],
         when_full: WhenFull,
         observer: CommitObserver,
     ) -> None:
-        """Own `journal` from now on; `groups` and `ledger` change only here."""
+        """Own `journal` from now on; `groups` and `ledger` change only here.
+
+        `replayed` are groups that know more than what is stored of them.
+        """
         self.groups = groups
         self.ledger = ledger
         self._journal = journal
@@ -129,6 +149,8 @@ class Committer:
         self._closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._appended = asyncio.Event()
+        self._unwritten = dict.fromkeys(replayed)
+        """Groups whose newest rows tell more than their stored state."""
         self.failure: str | None = None
         """Why the newest commit failed, None when it did not: readiness follows it."""
 
@@ -184,6 +206,15 @@ class Committer:
         """Find out whether the disk takes writes again, so that readiness does not wait for a push that never comes."""
         await self.submit(lambda _: self._journal.touch())
 
+    async def write_states(self) -> None:
+        """Store what the groups hold, a part at a time, so that the rows that told it may go."""
+        state_seq, keys = self._journal.end_seq, list(self._unwritten)
+        if state_seq == self._journal.state_seq:
+            return
+        for start in range(0, len(keys), _STATES_AT_ONCE):
+            await self.submit(partial(Staging.write_states, keys=keys[start : start + _STATES_AT_ONCE], state_seq=0))
+        await self.submit(partial(Staging.write_states, keys=(), state_seq=state_seq))
+
     async def trim(self, retention_ms: int) -> int:
         """Delete delivered rows older than this; gives how many, at most a thousand at a time."""
         before_ms = self._now_ms() - retention_ms
@@ -192,7 +223,8 @@ class Committer:
         return deleted
 
     def _trim(self, before_ms: int) -> int:
-        return self._journal.trim(before_ms, self.ledger.floor(self._journal.end_seq), _TRIM_ROWS)
+        through_seq = min(self.ledger.floor(self._journal.end_seq), self._journal.state_seq)
+        return self._journal.trim(before_ms, through_seq, _TRIM_ROWS)
 
     async def _commit(self, waiting: list[_Waiting]) -> None:
         """Write one transaction; make room if need be; else go one by one, so that a giant push harms nobody."""
@@ -228,6 +260,7 @@ class Committer:
         dropped: list[tuple[int, int]] = []
         try:
             if drop_rows:
+                staging.write_states(self._unwritten, self._journal.end_seq)
                 dropped = self._journal.drop_oldest(drop_rows)
                 staging.cursors = self.ledger.drop(dropped, "journal_full")
             for item in waiting:
@@ -253,10 +286,14 @@ class Committer:
 
     async def _write(self, staging: Staging, operations: int) -> None:
         started = perf_counter()
-        self._journal.write(staging.batch())
+        batch, untold = staging.batch()
+        self._journal.write(batch)
         wrote = await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         self.groups.publish(staging.groups.values())
         self.ledger.publish(staging.cursors)
+        for row in batch.groups:
+            self._unwritten.pop(row.key, None)
+        self._unwritten.update(dict.fromkeys(untold))
         if wrote and not self._journal.full:
             self.failure = None
         self._observer.committed(operations, perf_counter() - started)
@@ -265,7 +302,10 @@ class Committer:
 
     async def _forget_history(self) -> bool:
         """Delete delivered rows; False when there are none."""
+        staging = Staging(self._now_ms(), self.groups, self.ledger)
+        staging.write_states(self._unwritten, self._journal.end_seq)
         try:
+            await self._write(staging, 0)
             freed = self._trim(_FOREVER_MS)
             await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         except (JournalFullError, JournalUnavailableError) as error:

@@ -37,16 +37,16 @@ class JournalReader:
         samples_left, bytes_left = max_samples, max_bytes
         try:
             rows = self._connection.execute(
-                "SELECT seq, samples, arrival_ms, crc, body FROM journal WHERE seq > ? ORDER BY seq", (after_seq,)
+                "SELECT seq, samples, arrival_ms, crc, grp, body FROM journal WHERE seq > ? ORDER BY seq", (after_seq,)
             )
             try:
-                for seq, samples, arrival_ms, crc, body in rows:
+                for seq, samples, arrival_ms, crc, group, body in rows:
                     samples_left -= samples
                     bytes_left -= len(body)
                     if entries and (samples_left < 0 or bytes_left < 0):
                         break
                     damaged = zlib.crc32(body) != crc
-                    entries.append(Entry(seq, samples, b"" if damaged else body, arrival_ms, damaged))
+                    entries.append(Entry(seq, samples, b"" if damaged else body, arrival_ms, damaged, group))
             finally:
                 # An open cursor is an open read transaction, which would keep the WAL from being reset.
                 rows.close()

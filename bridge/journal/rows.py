@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Operation = Literal["put", "post", "delete", "failure"]
+NEVER_MS = 1 << 62
+"""Later than any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +37,15 @@ class Entry:
     arrival_ms: int
     damaged: bool = False
     """The stored checksum does not match: the row must be skipped and counted."""
+    group: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class PartRow:
-    """A piece of a group's current state: what one push left that no later push replaced."""
+    """A piece of a group's current state, less its values: what one push left that no later push replaced."""
 
     families: bytes
-    body: bytes
-    damaged: bool = False
-    """The stored checksum does not match: what it held is lost."""
+    heads: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,15 @@ class GroupRow:
     failure_ms: int
     """Last refused push, 0 for never."""
     live: bool
-    parts: tuple[PartRow, ...]
+    expires_ms: int
+    """When what the group holds ends, 0 once it has."""
+    hold: bool
+    doubles: bytes
+    """Values of all parts, one after the other."""
+    parts: tuple[PartRow, ...] | None
+    """None when they are as stored."""
+    damaged: bool = False
+    """A stored checksum does not match: what the group held is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +92,5 @@ class Batch:
     records: tuple[Record, ...] = ()
     groups: tuple[GroupRow, ...] = ()
     cursors: tuple[CursorRow, ...] = ()
+    state_seq: int = 0
+    """The stored groups know every row up to here; 0 says nothing new."""

@@ -10,6 +10,7 @@ FILE_NAME = "journal.db"
 
 # journal.total is the number of samples ever accepted up to and including the row: it lets recovery find the
 # total again when the meta table is lost. body stands last so that the other columns are read without it.
+# meta.state_seq: rows behind it may tell values of their groups that the groups table does not have yet.
 # meta.last_seq keeps sequence numbers from being given out again after the newest rows were removed.
 TABLES = {
     "journal": """CREATE TABLE journal (
@@ -26,13 +27,17 @@ TABLES = {
         last_ms INTEGER NOT NULL,
         push_ms INTEGER NOT NULL,
         failure_ms INTEGER NOT NULL,
-        live INTEGER NOT NULL)""",
+        live INTEGER NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        hold INTEGER NOT NULL,
+        crc INTEGER NOT NULL,
+        doubles BLOB NOT NULL)""",
     "group_parts": """CREATE TABLE group_parts (
         grp BLOB NOT NULL,
         position INTEGER NOT NULL,
         crc INTEGER NOT NULL,
         families BLOB NOT NULL,
-        body BLOB NOT NULL,
+        heads BLOB NOT NULL,
         PRIMARY KEY (grp, position))""",
     "cursors": """CREATE TABLE cursors (
         target TEXT PRIMARY KEY NOT NULL,
@@ -46,5 +51,5 @@ TABLES = {
 
 FILL = (
     "CREATE INDEX journal_arrival ON journal (arrival_ms)",
-    f"INSERT INTO meta VALUES ('schema_version', {VERSION}), ('accepted_total', 0), ('last_seq', 0)",  # noqa: S608
+    f"INSERT INTO meta VALUES ('schema_version', {VERSION}), ('accepted_total', 0), ('last_seq', 0), ('state_seq', 0)",  # noqa: S608
 )

@@ -48,9 +48,8 @@ class Journal:
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
         self._end_seq = self._next_end_seq = int(meta["last_seq"])
         self._accepted = self._next_accepted = int(meta["accepted_total"])
-        # The very tuples that the owner handed over, to skip writing parts that did not change.
-        self._parts: dict[bytes, tuple[PartRow, ...]] = {}
-        self._next_parts: dict[bytes, tuple[PartRow, ...] | None] = {}
+        self.state_seq = self._next_state_seq = int(meta["state_seq"])
+        """Rows behind this tell what the stored groups do not know yet."""
 
     @staticmethod
     def open(directory: Path, *, max_bytes: int, now_ms: int) -> "Journal":
@@ -99,9 +98,9 @@ class Journal:
     def write(self, batch: Batch) -> int | None:
         """Add a batch to the current transaction and give the sequence number of its first record.
 
-        Records get consecutive numbers. A group's row and parts replace what was stored for it. The last pages
-        under `max_bytes` are kept for batches of cursors only: a full journal must be able to note deliveries.
-        Raise JournalFullError, JournalUnavailableError.
+        Records get consecutive numbers. A group's row, and its parts if there are any, replace what was stored.
+        The last pages under `max_bytes` are kept for batches without records: a full journal must be able to note
+        deliveries. Raise JournalFullError, JournalUnavailableError.
         """
         first = self._next_end_seq + 1 if batch.records else None
         try:
@@ -110,12 +109,15 @@ class Journal:
                 self._append(batch.records)
             if batch.groups:
                 self._put_groups(batch.groups)
+            if batch.state_seq:
+                self._next_state_seq = batch.state_seq
+                self._connection.execute("UPDATE meta SET value = ? WHERE name = 'state_seq'", (batch.state_seq,))
             if batch.cursors:
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?, ?)", map(_cursor_values, batch.cursors)
                 )
             self._used = self._used_pages()
-            full = bool(batch.records or batch.groups) and self.full
+            full = bool(batch.records) and self.full
         except sqlite3.Error as error:
             self._fail(error)
         if full:
@@ -138,19 +140,14 @@ class Journal:
         before, self._changes = self._changes, self._connection.total_changes
         wrote = self._changes > before
         self._end_seq, self._accepted = self._next_end_seq, self._next_accepted
-        for key, parts in self._next_parts.items():
-            if parts:
-                self._parts[key] = parts
-            else:
-                self._parts.pop(key, None)
-        self._next_parts.clear()
+        self.state_seq = self._next_state_seq
         return wrote
 
     def rollback(self) -> None:
         """Forget the transaction; the next one starts from what is committed. Never raises for the disk's sake."""
         self._failed = False
         self._next_end_seq, self._next_accepted = self._end_seq, self._accepted
-        self._next_parts.clear()
+        self._next_state_seq = self.state_seq
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -165,14 +162,17 @@ class Journal:
     def load_groups(self) -> Iterator[GroupRow]:
         """Give every stored group with its parts, in key order. Raise JournalUnavailableError."""
         try:
-            for key, last_ms, push_ms, failure_ms, live in self._connection.execute(
+            for key, last_ms, push_ms, failure_ms, live, expires_ms, hold, crc, doubles in self._connection.execute(
                 "SELECT * FROM groups ORDER BY key"
             ):
-                parts = self._connection.execute(
-                    "SELECT families, body, crc FROM group_parts WHERE grp = ? ORDER BY position", (key,)
+                rows = self._connection.execute(
+                    "SELECT crc, families, heads FROM group_parts WHERE grp = ? ORDER BY position", (key,)
+                ).fetchall()
+                parts = tuple(PartRow(families, heads) for _, families, heads in rows)
+                damaged = zlib.crc32(doubles) != crc or [_crc(part) for part in parts] != [row[0] for row in rows]
+                yield GroupRow(
+                    key, last_ms, push_ms, failure_ms, bool(live), expires_ms, bool(hold), doubles, parts, damaged
                 )
-                rows = (PartRow(families, body, _crc(families, body) != crc) for families, body, crc in parts)
-                yield GroupRow(key, last_ms, push_ms, failure_ms, bool(live), tuple(rows))
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
@@ -227,8 +227,6 @@ class Journal:
             self._used = self._used_pages()
         except sqlite3.Error as error:
             self._fail(error)
-        for (key,) in forgotten:
-            self._next_parts[key] = None
         return deleted
 
     def drop_oldest(self, limit_rows: int) -> list[tuple[int, int]]:
@@ -299,31 +297,24 @@ class Journal:
         )
 
     def _put_groups(self, groups: tuple[GroupRow, ...]) -> None:
-        changed: list[tuple[bytes, int, int, bytes, bytes]] = []
-        groups = tuple({group.key: group for group in groups}.values())
-        for group in groups:
-            key, parts = group.key, group.parts
-            stored = self._next_parts[key] if key in self._next_parts else self._parts.get(key)
-            if stored is None or len(stored) > len(parts):
-                # Without knowledge of what is stored, everything goes.
-                keep = 0 if stored is None else len(parts)
-                self._connection.execute("DELETE FROM group_parts WHERE grp = ? AND position >= ?", (key, keep))
-            known = stored or ()
-            for position, part in enumerate(parts):
-                if position >= len(known) or known[position] != part:
-                    changed.append((key, position, _crc(part.families, part.body), part.families, part.body))
-            self._next_parts[key] = parts
-        self._connection.executemany(
-            "INSERT INTO groups VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET last_ms = excluded.last_ms,"
-            " push_ms = excluded.push_ms, failure_ms = excluded.failure_ms, live = excluded.live",
-            [(group.key, group.last_ms, group.push_ms, group.failure_ms, group.live) for group in groups],
-        )
+        changed = [group for group in groups if group.parts is not None]
         if changed:
+            self._connection.executemany("DELETE FROM group_parts WHERE grp = ?", [(group.key,) for group in changed])
             self._connection.executemany(
-                "INSERT INTO group_parts VALUES (?, ?, ?, ?, ?) ON CONFLICT (grp, position)"
-                " DO UPDATE SET crc = excluded.crc, families = excluded.families, body = excluded.body",
-                changed,
+                "INSERT INTO group_parts VALUES (?, ?, ?, ?, ?)",
+                [
+                    (group.key, position, _crc(part), part.families, part.heads)
+                    for group in changed
+                    for position, part in enumerate(group.parts or ())
+                ],
             )
+        self._connection.executemany(
+            "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+            " last_ms = excluded.last_ms, push_ms = excluded.push_ms, failure_ms = excluded.failure_ms,"
+            " live = excluded.live, expires_ms = excluded.expires_ms, hold = excluded.hold, crc = excluded.crc,"
+            " doubles = excluded.doubles",
+            map(_group_values, groups),
+        )
 
     def _used_pages(self) -> int:
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
@@ -380,8 +371,22 @@ def _lock(directory: Path) -> int:
     return descriptor
 
 
-def _crc(families: bytes, body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(families))
+def _crc(part: PartRow) -> int:
+    return zlib.crc32(part.heads, zlib.crc32(part.families))
+
+
+def _group_values(group: GroupRow) -> tuple[object, ...]:
+    return (
+        group.key,
+        group.last_ms,
+        group.push_ms,
+        group.failure_ms,
+        group.live,
+        group.expires_ms,
+        group.hold,
+        zlib.crc32(group.doubles),
+        group.doubles,
+    )
 
 
 def _free_bytes(directory: Path) -> int:

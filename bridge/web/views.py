@@ -42,13 +42,14 @@ def group_families(group: Group, external: Mapping[str, str]) -> Iterator[Expose
 
 def _part_families(part: Content, grouping: Labels, hidden: Mapping[str, str]) -> Iterator[ExposedFamily]:
     empty = tuple(pair for pair in grouping if not pair[1])
+    values = part.values
     for family in part.shape.families:
         samples: list[tuple[str, Labels, float]] = []
         for at in range(family.start, family.stop):
             labels = labels_of(part.shape.heads[at])
             name = dict(labels)["__name__"]
             shown = [pair for pair in labels if pair[0] != "__name__" and hidden.get(pair[0]) != pair[1]]
-            samples.append((name, _with_instance((*shown, *empty)), part.values[at]))
+            samples.append((name, _with_instance((*shown, *empty)), values[at]))
         yield ExposedFamily(family.name, family.type, family.help, tuple(samples))
 
 

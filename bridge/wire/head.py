@@ -8,16 +8,17 @@ so it is also a series' identity. Pure; no knowledge of groups or families.
 """
 
 import struct
+from collections.abc import Sequence
 
 from bridge.model import Labels
-from bridge.wire.remote_write import encode_point, series_prefix, timestamp_field
+from bridge.wire.remote_write import DOUBLE_BYTES, encode_point, series_prefix, timestamp_field
 from bridge.wire.varint import read_uvarint
 
 HEAD_TIMES_MS = range(1 << 35, 1 << 42)
 """Timestamps in ms that fit behind a head."""
 _HEAD_END_BYTES = 3
 _LABEL_TAG = 0x0A
-_VALUE_BYTES = 8
+_BEHIND_HEAD_BYTES = DOUBLE_BYTES + 7
 
 
 def make_head(label_fields: bytes) -> bytes:
@@ -53,6 +54,31 @@ def encode_sample(head: bytes, value: bytes, timestamp_ms: int) -> bytes:
     return encode_point(label_fields_of(head), value, timestamp_ms)
 
 
+def encode_samples(heads: Sequence[bytes], doubles: Sequence[bytes], timestamp_ms: int) -> bytes:
+    """Timeseries fields of series that share a timestamp, one after the other."""
+    if timestamp_ms not in HEAD_TIMES_MS:
+        return b"".join(
+            [encode_sample(head, double, timestamp_ms) for head, double in zip(heads, doubles, strict=True)]
+        )
+    fields = [timestamp_field(timestamp_ms)] * (3 * len(heads))
+    fields[::3], fields[1::3] = heads, doubles
+    return b"".join(fields)
+
+
+def split_heads(data: bytes) -> list[bytes]:
+    """Cut joined heads; raises ValueError or IndexError for what are none."""
+    heads: list[bytes] = []
+    position = 0
+    while position < len(data):
+        size, start = read_uvarint(data, position + 1)
+        end = start + size - _BEHIND_HEAD_BYTES
+        if data[position] != _LABEL_TAG or not start + _HEAD_END_BYTES <= end <= len(data):
+            raise ValueError(f"heads byte {position}: got no series of {size} bytes, {len(data) - start} are left")
+        heads.append(data[position:end])
+        position = end
+    return heads
+
+
 def decode_sample(field: bytes) -> tuple[bytes, float, int]:
     """Head, value and timestamp in ms of a field that `encode_sample` made."""
     _, start = read_uvarint(field, 1)
@@ -62,5 +88,5 @@ def decode_sample(field: bytes) -> tuple[bytes, float, int]:
         position = after + size
     _, after = read_uvarint(field, position + 1)
     (value,) = struct.unpack_from("<d", field, after + 1)
-    stamp, _ = read_uvarint(field, after + 2 + _VALUE_BYTES)
+    stamp, _ = read_uvarint(field, after + 2 + DOUBLE_BYTES)
     return make_head(field[start:position]), value, stamp - (1 << 64) if stamp >> 63 else stamp

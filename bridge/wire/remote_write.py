@@ -21,6 +21,7 @@ STALE_NAN = struct.pack("<Q", 0x7FF0000000000002)
 NORMAL_NAN = struct.pack("<Q", 0x7FF8000000000001)
 """The value of any NaN that somebody pushed."""
 
+DOUBLE_BYTES = 8
 _FIELD_1 = b"\x0a"
 _FIELD_2 = b"\x12"
 _VALUE_TAG = b"\x09"
@@ -37,16 +38,30 @@ def value_bytes(value: float) -> bytes:
     return _pack_double(value)
 
 
-def doubles_of(values: Sequence[float]) -> Sequence[bytes]:
-    """Return `value_bytes` of each value; one call for all of them when none is special."""
+def pack_doubles(values: Sequence[float]) -> bytes:
+    """Return `value_bytes` of all values, joined."""
     if not isfinite(sum(values)):
-        return [value_bytes(value) for value in values]
-    cut = _cut_doubles(len(values))
-    return cut.unpack(struct.pack(f"<{len(values)}d", *values))
+        return b"".join(map(value_bytes, values))
+    return _doubles(len(values)).pack(*values)
+
+
+def unpack_doubles(doubles: bytes) -> tuple[float, ...]:
+    """Return the values of `pack_doubles`."""
+    return _doubles(len(doubles) // DOUBLE_BYTES).unpack(doubles)
+
+
+def cut_doubles(doubles: bytes) -> tuple[bytes, ...]:
+    """Return the bytes of each value of `pack_doubles`."""
+    return _pieces(len(doubles) // DOUBLE_BYTES).unpack(doubles)
 
 
 @lru_cache(256)
-def _cut_doubles(count: int) -> struct.Struct:
+def _doubles(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}d")
+
+
+@lru_cache(256)
+def _pieces(count: int) -> struct.Struct:
     return struct.Struct("8s" * count)
 
 
