@@ -15,7 +15,7 @@ from bridge.errors import BadPushError, JournalFullError, JournalUnavailableErro
 from bridge.exposition.formats import format_of, parse_body
 from bridge.exposition.template import make_template
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
-from bridge.groups import EMPTY, Content, check_foreign, delete, key_of, refuse, repeat, store
+from bridge.groups import EMPTY, Content, Group, check_foreign, delete, key_of, refuse, repeat, store
 from bridge.ingress.body import decode_body
 from bridge.journal.committer import Committer, Staging
 from bridge.model import Labels, MetricType
@@ -124,6 +124,23 @@ async def end_group(grouping: Labels, committer: Committer) -> None:
     """Take a DELETE: the group's series end; an unknown group is no error (protocol.md section 5.5)."""
     key = key_of(grouping)
     await committer.submit(lambda staging: _end(staging, key))
+
+
+async def end_matching(matches: Callable[[Group], bool], committer: Committer) -> list[Group]:
+    """Take a DELETE of every group that matches, in one transaction; gives the groups as they were.
+
+    Which groups those are is decided in that transaction, so nothing changes between the choice and the end.
+    """
+
+    def operation(staging: Staging) -> list[Group]:
+        keys = dict.fromkeys((*(group.id.key for group in staging.committed.live()), *staging.groups))
+        found = [group for key in keys if (group := staging.group(key)).live and matches(group)]
+        for group in found:
+            staging.add(delete(group, staging.now_ms))
+        return found
+
+    ended: list[Group] = await committer.submit(operation)
+    return ended
 
 
 async def end_all(committer: Committer) -> None:

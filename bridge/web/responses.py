@@ -76,6 +76,22 @@ def api(data: object) -> web.Response:
     return web.Response(text=body, headers={**_API_HEADERS, "Content-Type": "application/json"})
 
 
+def api_error(status: int, kind: str, words: str, headers: dict[str, str] | None = None) -> web.Response:
+    """Answer an error in the JSON shape of Prometheus' API; `kind` is one of its error types."""
+    body = json.dumps({"status": "error", "errorType": kind, "error": words}, ensure_ascii=False)
+    return web.Response(
+        status=status, text=body, headers={**_API_HEADERS, "Content-Type": "application/json", **(headers or {})}
+    )
+
+
+def api_refusal(error: PushRefusedError) -> web.Response:
+    """Answer a request under /api/v1/ that was refused, as `refusal` answers a push."""
+    answer = refusal(error)
+    kind = "unavailable" if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else "bad_data"
+    again = {name: value for name, value in answer.headers if name == "Retry-After"}
+    return api_error(answer.status, kind, str(error), again)
+
+
 def api_options() -> web.Response:
     """Answer a CORS preflight."""
     return web.Response(headers=_API_HEADERS)

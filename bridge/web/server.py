@@ -22,7 +22,7 @@ from bridge.ingress.path import needs_redirect, parse_grouping_path
 from bridge.journal.committer import Committer
 from bridge.pipeline import Push, PushOptions, accept, end_all, end_group
 from bridge.telemetry import Telemetry
-from bridge.web import responses
+from bridge.web import groups, responses
 from bridge.web.lane import PlainPush
 from bridge.web.responses import ABORTED, ACCEPTED, ENDED, Answer
 from bridge.web.views import group_families, groups_json, own_families
@@ -188,6 +188,10 @@ _ROUTES: dict[str, dict[str, _Handler]] = {
     "/-/quit": {"PUT": Site.stop, "POST": Site.stop, "GET": Site.stop_by_get},
     "/api/v1/status": {"GET": Site.status},
     "/api/v1/metrics": {"GET": Site.groups},
+    "/api/v1/groups": {
+        "GET": lambda site, request: groups.find(site.committer, request),
+        "DELETE": lambda site, request: groups.end(site.committer, request),
+    },
     _WIPE: {"PUT": Site.wipe},
 }
 
