@@ -4,13 +4,10 @@
 """
 
 import asyncio
-import http.client
 import logging
 import signal
 import sqlite3
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,17 +26,10 @@ from bridge.demo import run_demo
 from bridge.errors import ConfigError
 from bridge.ingress.path import write_grouping_path
 from bridge.log import set_up as set_up_log
+from bridge.migration.command import import_groups
+from bridge.peer import AwayError, Peer
 from bridge.receiver import SampleStore, serve
 
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would be repeated as a GET, whose 200 means nothing."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Leave the redirect to be reported."""
-
-
-_DIRECT = urllib.request.build_opener(_NoRedirect)
 _SECTIONS: dict[str, type[BaseModel]] = {"web": Web, "storage": Storage, "push": Push, "log": Log}
 
 
@@ -134,23 +124,22 @@ def push(job: str, labels: tuple[str, ...], url: str, replace: bool, file: Binar
         if not equals:
             raise click.BadParameter(f"got {label!r}, want NAME=VALUE", param_hint="--label")
         pairs.append((name, value))
-    request = urllib.request.Request(  # noqa: S310 - the user names the agent
-        f"{url.rstrip('/')}/metrics/{write_grouping_path(pairs)}",
-        data=file.read(),
-        method="PUT" if replace else "POST",
-        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-    )
     try:
-        with _DIRECT.open(request, timeout=30):
-            pass
-    except urllib.error.HTTPError as error:
-        click.echo(
-            f"pushbridge: the agent answered {error.code}: {error.read().decode(errors='replace').strip()}", err=True
+        answer = Peer(url).ask(
+            "PUT" if replace else "POST",
+            f"/metrics/{write_grouping_path(pairs)}",
+            file.read(),
+            {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
+    except (AwayError, ValueError) as error:
+        click.echo(f"pushbridge: cannot push to {url.rpartition('@')[2]}: {error}", err=True)
         sys.exit(1)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        click.echo(f"pushbridge: cannot push to {url}: {getattr(error, 'reason', error)}", err=True)
+    if not answer.is_success:
+        click.echo(f"pushbridge: the agent answered {answer.status}: {answer.words}", err=True)
         sys.exit(1)
+
+
+main.add_command(import_groups)
 
 
 @main.command()

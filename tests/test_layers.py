@@ -14,7 +14,7 @@ MODULES = {
 }
 # From the bottom up; a module imports from lower rows, and from its own package within its row.
 LEVELS = (
-    {"bridge.errors", "bridge.model", "bridge.regex", "bridge.journal.rows", "bridge.journal.schema"},
+    {"bridge.errors", "bridge.model", "bridge.peer", "bridge.regex", "bridge.journal.rows", "bridge.journal.schema"},
     {"bridge.wire"},
     {"bridge.config", "bridge.exposition", "bridge.ingress", "bridge.delivery.outcome", "bridge.delivery.backoff"},
     {
