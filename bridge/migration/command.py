@@ -14,7 +14,6 @@ from typing import Any
 import click
 
 from bridge.config import parse_duration_s
-from bridge.ingress.path import write_grouping_path
 from bridge.migration.convert import (
     PushTimes,
     SourceGroup,
@@ -44,19 +43,18 @@ class _Count:
     series: int = 0
     left_alone: int = 0
     refused: int = 0
-    left_out: int = 0
+    incomplete: int = 0
 
     def summary(self, *, dry_run: bool) -> str:
         verb = "would import" if dry_run else "imported"
-        rest = f", {self.left_out} parts left out" if self.left_out else ""
         return (
             f"{verb} {self.pushed} of {self.groups} groups with {self.series} series; "
-            f"{self.left_alone} left alone, {self.refused} refused{rest}"
+            f"left alone: {self.left_alone}, refused: {self.refused}, incomplete: {self.incomplete}"
         )
 
     @property
     def exit_code(self) -> int:
-        return 1 if self.refused or self.left_out else 0
+        return 1 if self.refused or self.incomplete else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +96,13 @@ class _Import:
             return
         self.count.pushed += 1
         self.count.series += group.series
-        self.count.left_out += len(group.left_out)
+        self.count.incomplete += bool(group.left_out)
         for words in group.left_out:
             _tell(f"{shown}: left out: {words}")
 
     def _push(self, group: SourceGroup, shown: str) -> bool:
-        path = f"/metrics/{write_grouping_path(group.labels)}"
         try:
-            answer = self.agent.ask("PUT", path, group.body.encode(), self.headers)
+            answer = self.agent.ask("PUT", f"/metrics/{group.path}", group.body, self.headers)
         except AwayError as error:
             raise _StoppedError(f"cannot push {shown} to {self.agent.shown}: {error}") from error
         if not answer.is_success:

@@ -7,12 +7,14 @@ words and does not stop the rest (protocol.md section 5.7 has the shapes).
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from bridge.exposition.lexing import parse_go_float, quote
 from bridge.exposition.write import ExposedFamily, write_text
 from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME
+from bridge.ingress.path import write_grouping_path
 from bridge.model import Labels
 
 _TYPES: Final = {
@@ -42,8 +44,10 @@ class SourceGroup:
 
     labels: Labels
     """Grouping labels, `job` first."""
+    path: str
+    """The labels in a push's URL, behind `/metrics/`."""
     times: PushTimes
-    body: str
+    body: bytes
     """Text 0.0.4, the two push times among the families."""
     series: int
     """Without the push times."""
@@ -52,7 +56,7 @@ class SourceGroup:
 
 
 def convert_group(group: _Json) -> SourceGroup:
-    """Turn a group into a push; ValueError when it has no grouping labels that could be read."""
+    """Turn a group into a push; ValueError when there is no way to say which group it is."""
     labels = grouping_labels(group)
     grouping = dict(labels)
     families: list[ExposedFamily] = []
@@ -77,7 +81,8 @@ def convert_group(group: _Json) -> SourceGroup:
         for name, value in ((PUSH_TIME, times.success_s), (PUSH_FAILURE_TIME, times.failure_s))
     ]
     body = _with_gauge_histograms(write_text([*families, *gauges]), families)
-    return SourceGroup(labels, times, body, sum(len(family.samples) for family in families), tuple(left_out))
+    series = sum(len(family.samples) for family in families)
+    return SourceGroup(labels, write_grouping_path(labels), times, body.encode(), series, tuple(left_out))
 
 
 def grouping_labels(group: _Json) -> Labels:
@@ -87,15 +92,7 @@ def grouping_labels(group: _Json) -> Labels:
     """
     labels = group.get("labels")
     if _is_family(labels):
-        shown = next(
-            (
-                metric["labels"]
-                for name, family in _families(group)
-                if name == PUSH_TIME
-                for metric in family["metrics"]
-            ),
-            None,
-        )
+        shown = next((metric.get("labels") for metric in _metrics(group, PUSH_TIME)), None)
         labels = {name: value for name, value in _checked_labels(shown) if (name, value) != ("instance", "")}
     pairs = _checked_labels(labels)
     if not dict(pairs).get("job"):
@@ -105,16 +102,7 @@ def grouping_labels(group: _Json) -> Labels:
 
 def push_times(group: _Json) -> PushTimes:
     """Both push times; 0 for one that is missing or no number."""
-    found = {PUSH_TIME: 0.0, PUSH_FAILURE_TIME: 0.0}
-    for name, family in _families(group):
-        if name in found:
-            for metric in family["metrics"]:
-                try:
-                    value = _number(metric, "value")
-                except ValueError:
-                    continue
-                found[name] = value if math.isfinite(value) else 0.0
-    return PushTimes(found[PUSH_TIME], found[PUSH_FAILURE_TIME])
+    return PushTimes(_time_s(group, PUSH_TIME), _time_s(group, PUSH_FAILURE_TIME))
 
 
 def reason_to_leave(source: PushTimes, held: PushTimes | None) -> str | None:
@@ -135,7 +123,21 @@ def _families(group: _Json) -> Iterator[tuple[str, _Json]]:
     return ((name, part) for name, part in group.items() if _is_family(part))
 
 
-def _is_family(part: object) -> bool:
+def _metrics(group: _Json, name: str) -> list[_Json]:
+    """Metrics of one family, none when it is not there."""
+    family = group.get(name)
+    return [metric for metric in family["metrics"] if isinstance(metric, Mapping)] if _is_family(family) else []
+
+
+def _time_s(group: _Json, name: str) -> float:
+    for metric in _metrics(group, name):
+        with suppress(ValueError):
+            value = _number(metric, "value")
+            return value if math.isfinite(value) else 0.0
+    return 0.0
+
+
+def _is_family(part: object) -> TypeGuard[_Json]:
     """Tell a family from the grouping labels, whose values are never lists, and from `last_push_successful`."""
     return isinstance(part, Mapping) and isinstance(part.get("metrics"), list)
 
