@@ -25,6 +25,10 @@ class UnsupportedEncodingError(PushRefusedError):
     """The Content-Encoding is not one that we decode."""
 
 
+class KeyReusedError(PushRefusedError):
+    """The Idempotency-Key came with another push before."""
+
+
 class JournalFullError(PushRefusedError):
     """Nothing more fits on disk or under `storage.max_bytes`; the sender should retry later."""
 

@@ -18,6 +18,8 @@ from bridge.model import Labels, MetricType
 from bridge.wire.head import labels_of, make_head
 from bridge.wire.remote_write import cut_doubles, label_bytes, pack_doubles, unpack_doubles
 
+LOOKBACK_MS = 5 * 60 * 1000
+"""How long an instant query sees a sample: what is sent once stays known for as long."""
 PUSH_TIME, PUSH_FAILURE_TIME = "push_time_seconds", "push_failure_time_seconds"
 _SEPARATOR = b"\xff"
 _K = TypeVar("_K")
@@ -213,9 +215,10 @@ def next_ms(group: Group, now_ms: int) -> int:
     return max(now_ms, group.last_ms + 1)
 
 
-def store(group: Group, content: Content, now_ms: int, *, replace_all: bool) -> Change:
+def store(group: Group, content: Content, now_ms: int, *, replace_all: bool, ttl_ms: int = NEVER_MS) -> Change:
     """Apply PUT (`replace_all`) or POST: what the group holds then, and which series ended.
 
+    `ttl_ms` is how long it holds that: `NEVER_MS` until it is deleted, 0 for samples that are never repeated.
     Raises BadPushError when a family that stays has a series of the push under another family's name.
     """
     arrival_ms = next_ms(group, now_ms)
@@ -227,7 +230,8 @@ def store(group: Group, content: Content, now_ms: int, *, replace_all: bool) -> 
         kept = [part for old in group.parts if (part := old.without(content.shape.names)) is not None]
         _check_kept(kept, content)
         parts = (*kept, content) if content.shape.families else tuple(kept)
-    after = Group(group.id, arrival_ms, arrival_ms, group.failure_ms, live=True, parts=parts)
+    expires_ms = NEVER_MS if ttl_ms == NEVER_MS else arrival_ms + (ttl_ms or LOOKBACK_MS)
+    after = Group(group.id, arrival_ms, arrival_ms, group.failure_ms, True, parts, expires_ms, ttl_ms > 0)
     return Change("put" if replace_all else "post", after, content, ended_between(group.parts, parts))
 
 

@@ -13,6 +13,7 @@ from bridge.errors import (
     BadPushError,
     JournalFullError,
     JournalUnavailableError,
+    KeyReusedError,
     PushRefusedError,
     TooLargeError,
     UnsupportedEncodingError,
@@ -22,6 +23,7 @@ _STATUS: dict[type[PushRefusedError], int] = {
     BadPushError: 400,
     TooLargeError: 413,
     UnsupportedEncodingError: 415,
+    KeyReusedError: 409,
     JournalFullError: 503,
     JournalUnavailableError: 503,
 }

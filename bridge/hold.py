@@ -1,0 +1,136 @@
+"""Hold and expiry: what groups repeat between two pushes, and when that ends (design.md section 7).
+
+Owns the grid, what a group repeats at a point of it, and what ends when. Pure: the clock is an argument,
+nothing is sent here, and nothing that is repeated is journaled: it follows from the groups.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from bridge.groups import Change, Group, Groups, delete, ended_between, next_ms
+from bridge.journal.rows import NEVER_MS
+from bridge.wire import snappy_block
+from bridge.wire.head import encode_samples
+from bridge.wire.remote_write import cut_doubles, pack_doubles
+
+_SECOND_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class HoldTimes:
+    """The settings of `push:` that say when things are repeated and end, in ms."""
+
+    interval_ms: int = 60_000
+    forget_after_ms: int = 30 * 86_400_000
+
+
+def grid_ms(now_ms: int, interval_ms: int) -> int:
+    """The newest point of the grid that is not in the future."""
+    return now_ms - now_ms % interval_ms
+
+
+def due_ms(group: Group, forget_after_ms: int) -> int:
+    """When something of the group ends next: what it holds, or, after that, its push times."""
+    if not group.live:
+        return NEVER_MS
+    if group.parts:
+        return group.expires_ms
+    return max(group.push_ms, group.failure_ms) + forget_after_ms
+
+
+def end_what_is_due(group: Group, now_ms: int, forget_after_ms: int) -> Change | None:
+    """What time does to a group: its content ends, later its push times; None while nothing is due."""
+    if due_ms(group, forget_after_ms) > now_ms:
+        return None
+    if not group.parts:
+        return replace(delete(group, now_ms), operation="forget")
+    # What is emitted once is out of sight by now, and a marker would be a sample where there was none.
+    ended = ended_between(group.parts, ()) if group.hold else ()
+    after = replace(group, last_ms=next_ms(group, now_ms) if ended else group.last_ms, parts=(), expires_ms=0)
+    return Change("expire", after, ended=ended, gauges=False)
+
+
+def held_points(group: Group, at_ms: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """Heads and doubles that the group repeats at a point of the grid; none when it has something newer.
+
+    The push times are repeated for as long as the group is known. Samples with timestamps of their own are not.
+    """
+    if not group.live or group.last_ms >= at_ms:
+        return (), ()
+    heads = [group.id.push_time_head, group.id.push_failure_time_head]
+    doubles = [*cut_doubles(pack_doubles((group.push_ms / _SECOND_MS, group.failure_ms / _SECOND_MS)))]
+    if group.hold and at_ms < group.expires_ms:
+        for part in group.parts:
+            if part.timestamps is None:
+                heads += part.shape.heads
+                doubles += cut_doubles(part.doubles)
+            else:
+                untimed = [at for at, stamp in enumerate(part.timestamps) if stamp is None]
+                pieces = cut_doubles(part.doubles)
+                heads += [part.shape.heads[at] for at in untimed]
+                doubles += [pieces[at] for at in untimed]
+    return heads, doubles
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A point of the grid whose time has come."""
+
+    at_ms: int = 0
+    seq: int = 0
+    """A target gets it once it has every journal row up to here: they are all older."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRequest:
+    """The bytes of one POST of repeats."""
+
+    block: bytes
+    samples: int
+
+
+@dataclass(slots=True)
+class Round:
+    """One target's way through the groups at one tick, a request at a time.
+
+    A request is put together from the groups as they are when it is sent. A group that was pushed to since the tick
+    has a newer sample on its way in the journal and is passed over, so a repeat never follows what it is older than.
+    """
+
+    groups: Groups
+    tick: Tick
+    max_samples: int
+    _keys: list[bytes] | None = None
+    _position: int = 0
+    _offset: int = 0
+    _next: tuple[int, int] = field(default=(0, 0))
+
+    def request(self) -> HeldRequest | None:
+        """The next request, the same again until `sent`; None when the round is over."""
+        if self._keys is None:
+            self._keys = [group.id.key for group in self.groups.live()]
+        heads: list[bytes] = []
+        doubles: list[bytes] = []
+        position, offset = self._position, self._offset
+        while position < len(self._keys) and len(heads) < self.max_samples:
+            more_heads, more_doubles = held_points(self.groups.get(self._keys[position]), self.tick.at_ms)
+            room = self.max_samples - len(heads)
+            heads += more_heads[offset : offset + room]
+            doubles += more_doubles[offset : offset + room]
+            if len(more_heads) > offset + room:
+                offset += room
+                break
+            position, offset = position + 1, 0
+        self._next = position, offset
+        if not heads:
+            return None
+        return HeldRequest(snappy_block.compress(encode_samples(heads, doubles, self.tick.at_ms)), len(heads))
+
+    def sent(self) -> None:
+        """Go on behind the newest request."""
+        self._position, self._offset = self._next
+
+
+def due_groups(groups: Groups, now_ms: int, forget_after_ms: int) -> Iterator[bytes]:
+    """Keys of groups of which something is due."""
+    return (group.id.key for group in groups.live() if due_ms(group, forget_after_ms) <= now_ms)
