@@ -1,6 +1,6 @@
 """The command line: commands, flags made from the settings' declarations, exit codes.
 
-0 is success, 1 a push that was refused or could not be delivered, 2 a start that is not possible.
+0 is success, 2 a start that is not possible. `push` and `exec` have modules of their own, which do without the agent.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 import structlog
@@ -24,11 +24,11 @@ from bridge.app import Agent, run_until_signal
 from bridge.config import Config, Log, Push, Storage, Web, load, split_address
 from bridge.demo import run_demo
 from bridge.errors import ConfigError
-from bridge.ingress.path import write_grouping_path
 from bridge.log import set_up as set_up_log
 from bridge.migration.command import import_groups
-from bridge.peer import AwayError, Peer
+from bridge.push import push
 from bridge.receiver import SampleStore, serve
+from bridge.wrapper.command import exec_
 
 _SECTIONS: dict[str, type[BaseModel]] = {"web": Web, "storage": Storage, "push": Push, "log": Log}
 
@@ -82,6 +82,10 @@ def main() -> None:
     """Take Prometheus pushes, keep them on disk, deliver them by remote_write."""
 
 
+main.add_command(push)
+main.add_command(exec_)
+
+
 @main.command()
 @click.option("--config.file", "file", metavar="FILE", help="Configuration file (YAML); flags stand over it.")
 @click.option("--remote-write.url", "urls", multiple=True, metavar="URL", help="Deliver to this endpoint; repeatable.")
@@ -105,41 +109,6 @@ def check_config(file: str) -> None:
     with _start_faults():
         read_config(file, (), {})
     click.echo(f"{file}: ok")
-
-
-@main.command()
-@click.option("--job", required=True, help="Job name: the first label of the group.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Another grouping label; repeatable.")
-@click.option("--url", default="http://127.0.0.1:9091", show_default=True, help="The agent.")
-@click.option("--replace", is_flag=True, help="Replace the whole group (PUT), not only the families pushed (POST).")
-@click.argument("file", type=click.File("rb"), default="-")
-def push(job: str, labels: tuple[str, ...], url: str, replace: bool, file: BinaryIO) -> None:
-    """Push metrics in text format from FILE, or from standard input.
-
-    Exits 0 when the agent has them on disk, 1 when it refused them or is not there.
-    """
-    pairs = [("job", job)]
-    for label in labels:
-        name, equals, value = label.partition("=")
-        if not equals:
-            raise click.BadParameter(f"got {label!r}, want NAME=VALUE", param_hint="--label")
-        pairs.append((name, value))
-    try:
-        answer = Peer(url).ask(
-            "PUT" if replace else "POST",
-            f"/metrics/{write_grouping_path(pairs)}",
-            file.read(),
-            {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-        )
-    except (AwayError, ValueError) as error:
-        click.echo(f"pushbridge: cannot push to {url.rpartition('@')[2]}: {error}", err=True)
-        sys.exit(1)
-    if not answer.is_success:
-        click.echo(f"pushbridge: the agent answered {answer.status}: {answer.words}", err=True)
-        sys.exit(1)
-
-
-main.add_command(import_groups)
 
 
 @main.command()

@@ -1,6 +1,6 @@
 """Every setting, declared once: name, type, default, help. Frozen after loading.
 
-Owns the YAML file, its errors (key and line) and the parsing of durations and sizes. The command
+Owns the YAML file, its errors (key and line) and the parsing of sizes and addresses. The command
 line builds its flags from these declarations; nothing else invents a default.
 """
 
@@ -23,13 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from bridge.durations import parse_duration_s
 from bridge.errors import ConfigError
 
-_DURATION = re.compile(
-    r"(?:(\d+)y)?(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?",
-    re.ASCII,
-)
-_DURATION_SECONDS = (365 * 86400, 7 * 86400, 86400, 3600, 60, 1, 0.001)
 _SIZE = re.compile(r"(\d+)\s*([KMGT]i?B|B)?", re.ASCII)
 _SIZE_FACTORS: dict[str | None, int] = {None: 1, "B": 1} | {
     f"{prefix}{suffix}": base**power
@@ -43,17 +39,6 @@ RESERVED_HEADERS = frozenset(
     proxy-authorization www-authenticate accept-encoding x-prometheus-remote-write-version
     x-prometheus-remote-read-version x-amz-date x-amz-security-token x-amz-content-sha256 retry-attempt""".split()
 )
-
-
-def parse_duration_s(text: object) -> float:
-    """Seconds of a Prometheus duration such as `1h30m`, `24h`, `500ms` or `0`; ValueError otherwise."""
-    if text in (0, "0"):
-        return 0.0
-    match = _DURATION.fullmatch(text) if isinstance(text, str) and text else None
-    if match is None:
-        msg = f"not a duration: got {text!r}, want for example 30s, 1h30m or 7d"
-        raise ValueError(msg)
-    return sum(int(count) * unit for count, unit in zip(match.groups(), _DURATION_SECONDS, strict=True) if count)
 
 
 def parse_size_bytes(text: object) -> int:

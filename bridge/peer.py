@@ -36,6 +36,7 @@ class PeerAnswer:
 
     status: int
     body: bytes
+    retry_after: str | None = None
 
     @property
     def is_success(self) -> bool:
@@ -69,18 +70,27 @@ class Peer:
         self._url = self.shown = urlunsplit(parts._replace(netloc=host)).rstrip("/")
 
     def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ) -> PeerAnswer:
-        """Send one request and wait for the whole answer; AwayError when there is none."""
+        """Send one request and wait for the whole answer; AwayError when there is none.
+
+        `timeout_s` bounds each wait for the network, not their sum, and no name look-up.
+        """
         try:
             request = urllib.request.Request(  # noqa: S310 - the user names the server
                 f"{self._url}{path}", data=body, method=method, headers={**self._headers, **(headers or {})}
             )
-            with _DIRECT.open(request, timeout=_TIMEOUT_S) as answer:
+            with _DIRECT.open(request, timeout=timeout_s) as answer:
                 return PeerAnswer(answer.status, answer.read())
         except urllib.error.HTTPError as error:
             with error:
                 location = error.headers.get("Location")
-                return PeerAnswer(error.code, f"redirects to {location}".encode() if location else error.read())
+                words = f"redirects to {location}".encode() if location else error.read()
+                return PeerAnswer(error.code, words, error.headers.get("Retry-After"))
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise AwayError(str(getattr(error, "reason", error)) or type(error).__name__) from error

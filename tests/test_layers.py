@@ -14,9 +14,19 @@ MODULES = {
 }
 # From the bottom up; a module imports from lower rows, and from its own package within its row.
 LEVELS = (
-    {"bridge.errors", "bridge.model", "bridge.peer", "bridge.regex", "bridge.journal.rows", "bridge.journal.schema"},
+    {
+        "bridge.errors",
+        "bridge.model",
+        "bridge.durations",
+        "bridge.peer",
+        "bridge.regex",
+        "bridge.journal.rows",
+        "bridge.journal.schema",
+    },
     {"bridge.wire"},
     {"bridge.config", "bridge.exposition", "bridge.ingress", "bridge.delivery.outcome", "bridge.delivery.backoff"},
+    {"bridge.posting"},
+    {"bridge.push", "bridge.wrapper"},
     {
         "bridge.log",
         "bridge.groups",
@@ -39,12 +49,16 @@ PURE = (
     "bridge.model",
     "bridge.regex",
     "bridge.groups",
+    "bridge.hold",
     "bridge.selector",
     "bridge.flatten",
     "bridge.encode",
-    "bridge.wire",
+    "bridge.wire.",
     "bridge.exposition",
+    "bridge.ingress.directive",
+    "bridge.ingress.terms",
     "bridge.migration.convert",
+    "bridge.wrapper.report",
 )
 IMPURE = {"asyncio", "socket", "sqlite3", "time", "os", "pathlib", "random", "threading", "aiohttp", "structlog"}
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60

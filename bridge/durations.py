@@ -1,0 +1,20 @@
+"""Durations as Prometheus spells them, for settings and flags alike. Imports next to nothing: cron jobs wait for it."""
+
+import re
+
+_DURATION = re.compile(
+    r"(?:(\d+)y)?(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?",
+    re.ASCII,
+)
+_DURATION_SECONDS = (365 * 86400, 7 * 86400, 86400, 3600, 60, 1, 0.001)
+
+
+def parse_duration_s(text: object) -> float:
+    """Seconds of a Prometheus duration such as `1h30m`, `24h`, `500ms` or `0`; ValueError otherwise."""
+    if text in (0, "0"):
+        return 0.0
+    match = _DURATION.fullmatch(text) if isinstance(text, str) and text else None
+    if match is None:
+        msg = f"not a duration: got {text!r}, want for example 30s, 1h30m or 7d"
+        raise ValueError(msg)
+    return sum(int(count) * unit for count, unit in zip(match.groups(), _DURATION_SECONDS, strict=True) if count)

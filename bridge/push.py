@@ -1,0 +1,36 @@
+"""The command `push`: a file or standard input to the agent, once."""
+
+import sys
+from typing import BinaryIO
+
+import click
+
+from bridge.peer import AwayError, Peer
+from bridge.posting import grouping_labels, send
+
+_TIMEOUT_S = 30
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--job", required=True, help="Job name: the first label of the group.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Another grouping label; repeatable.")
+@click.option("--url", default="http://127.0.0.1:9091", show_default=True, help="The agent.")
+@click.option("--replace", is_flag=True, help="Replace the whole group (PUT), not only the families pushed (POST).")
+@click.argument("file", type=click.File("rb"), default="-")
+def push(job: str, labels: tuple[str, ...], url: str, replace: bool, file: BinaryIO) -> None:
+    """Push metrics in text format from FILE, or from standard input.
+
+    Exits 0 when the agent has them on disk, 1 when it refused them or is not there.
+    """
+    try:
+        pairs = grouping_labels(job, labels)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--label") from error
+    try:
+        answer = send(Peer(url), pairs, file.read(), _TIMEOUT_S, method="PUT" if replace else "POST")
+    except (AwayError, ValueError) as error:
+        click.echo(f"pushbridge: cannot push to {url.rpartition('@')[2]}: {error}", err=True)
+        sys.exit(1)
+    if not answer.is_success:
+        click.echo(f"pushbridge: the agent answered {answer.status}: {answer.words}", err=True)
+        sys.exit(1)
