@@ -136,7 +136,7 @@ async def end_matching(matches: Callable[[Group], bool], committer: Committer) -
         keys = dict.fromkeys((*(group.id.key for group in staging.committed.live()), *staging.groups))
         found = [group for key in keys if (group := staging.group(key)).live and matches(group)]
         for group in found:
-            staging.add(delete(group, staging.now_ms))
+            _end(staging, group.id.key)
         return found
 
     ended: list[Group] = await committer.submit(operation)

@@ -117,6 +117,6 @@ def _json(group: Group) -> dict[str, Any]:
         "push_time_seconds": group.push_ms / 1000,
         "push_failure_time_seconds": group.failure_ms / 1000,
         "last_push_successful": group.last_push_successful,
-        "series": sum(len(part.values) for part in group.parts),
+        "series": sum(len(part.shape.heads) for part in group.parts),
         "families": sorted({family.name for part in group.parts for family in part.shape.families}),
     }
