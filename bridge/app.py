@@ -23,14 +23,20 @@ from bridge.encode import decode_group, replay
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.flatten import FlattenOptions
 from bridge.groups import Groups, group_id
+from bridge.heartbeat import Heartbeat
+from bridge.hold import HoldTimes, TargetHold
 from bridge.journal.committer import Committer
+from bridge.journal.history import History
 from bridge.journal.ledger import Ledger, add_dropped, pending
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Batch, CursorRow, GroupRow
 from bridge.journal.store import Journal
 from bridge.pipeline import PushOptions
+from bridge.rules import Rules
 from bridge.telemetry import AccountCollector, Telemetry
+from bridge.timekeeper import Timekeeper
 from bridge.web.listener import Listener
+from bridge.web.receipts import Receipts
 from bridge.web.server import Site
 
 _log = structlog.get_logger(__name__)
@@ -151,6 +157,12 @@ class Agent:
             observer=self.telemetry,
         )
         self._readers = [JournalReader(self._journal.path)]
+        self._history = History(self._journal.path)
+        times = HoldTimes(int(config.push.hold_interval * 1000), int(config.push.forget_after * 1000))
+        self._timekeeper = Timekeeper(self.committer, times, now_ms)
+        instance = f"{socket.gethostname()}:{self._socket.getsockname()[1]}"
+        self._heartbeat = Heartbeat(instance, external, now_ms())
+        rules = Rules(config.rules)
         self.telemetry.registry.register(AccountCollector(self._journal, self._readers[0], ledger, groups, now_ms))
         self.stopping = asyncio.Event()
         self._site = Site(
@@ -164,8 +176,10 @@ class Agent:
                     max_series=config.push.max_series_per_push,
                 ),
                 config.push.max_body_bytes,
+                lambda grouping: rules.ttl_ms(grouping, config.push.default_ttl),
             ),
             self.committer,
+            Receipts(self.committer, self._history, self._journal.id),
             self.telemetry,
             now_ms,
             now_ms(),
@@ -187,13 +201,14 @@ class Agent:
         async with aiohttp.ClientSession() as session:
             senders = [self._sender(target, session) for target in self.config.remote_write]
             sending = [asyncio.create_task(sender.run()) for sender in senders]
-            trimming = asyncio.create_task(self._look_after_journal())
+            keeping = [asyncio.create_task(self._look_after_journal()), asyncio.create_task(self._timekeeper.run())]
             _log.info("started", url=self.url, targets=len(senders), storage=str(self.config.storage.path))
             started(self.url)
             stop = asyncio.create_task(self.stopping.wait())
-            await asyncio.wait([stop, committing, trimming, *sending], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stop, committing, *keeping, *sending], return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
-            trimming.cancel()
+            for task in keeping:
+                task.cancel()
             await listener.stop(_STOP_HTTP_S)
             for sender in senders:
                 sender.stop()
@@ -201,13 +216,14 @@ class Agent:
                 await asyncio.wait(sending, timeout=_STOP_SENDERS_S)
             for task in sending:
                 task.cancel()
-            faults = await asyncio.gather(*sending, trimming, return_exceptions=True)
+            faults = await asyncio.gather(*sending, *keeping, return_exceptions=True)
         with suppress(PushRefusedError):
             await self.committer.write_states()
         self.committer.close()
         await committing
         for reader in self._readers:
             reader.close()
+        self._history.close()
         self._journal.close()
         _log.info("stopped")
         for fault in faults:
@@ -218,13 +234,18 @@ class Agent:
         ledger = self.committer.ledger
         reader = JournalReader(self._journal.path)
         self._readers.append(reader)
+        max_samples = target.queue_config.max_samples_per_send
+        hold = TargetHold(
+            self.committer.groups, lambda: self.committer.newest_tick, max_samples, self._heartbeat.points
+        )
         return Sender(
             target.target,
             target.url,
             reader=reader,
             hand_out=ledger.hand_out,
             confirm=self.committer.confirm,
-            wait_for_data=self.committer.wait_for_rows,
+            wait_for_work=lambda seq: self.committer.wait_for_work(seq, hold.tick),
+            hold=hold,
             client=RemoteWriteClient(
                 session,
                 target.url,
@@ -237,7 +258,7 @@ class Agent:
             sleep=asyncio.sleep,
             random_01=random.random,
             cursor=ledger.cursors[target.target].seq,
-            max_samples_per_send=target.queue_config.max_samples_per_send,
+            max_samples_per_send=max_samples,
             min_backoff_s=target.queue_config.min_backoff,
             max_backoff_s=target.queue_config.max_backoff,
         )

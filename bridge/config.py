@@ -23,8 +23,9 @@ from pydantic import (
     model_validator,
 )
 
-from bridge.durations import parse_duration_s
+from bridge.durations import parse_duration_s, parse_ttl_ms
 from bridge.errors import ConfigError
+from bridge.regex import compile_anchored
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]i?B|B)?", re.ASCII)
 _SIZE_FACTORS: dict[str | None, int] = {None: 1, "B": 1} | {
@@ -32,6 +33,7 @@ _SIZE_FACTORS: dict[str | None, int] = {None: 1, "B": 1} | {
     for power, prefix in enumerate("KMGT", start=1)
     for suffix, base in (("iB", 1024), ("B", 1000))
 }
+_LOOKBACK_S = 300
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 # The spec forbids users to override these (protocol.md sections 1.1 and 4.1).
 RESERVED_HEADERS = frozenset(
@@ -59,7 +61,15 @@ def _positive(value: float) -> float:
     return value
 
 
+def _below_lookback(seconds: float) -> float:
+    if not 1 <= seconds < _LOOKBACK_S:
+        msg = f"must be from 1s to less than 5m, the time that an instant query looks back; got {seconds:g}s"
+        raise ValueError(msg)
+    return seconds
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration_s)]
+Ttl = Annotated[int, BeforeValidator(parse_ttl_ms)]
 Size = Annotated[int, BeforeValidator(parse_size_bytes), AfterValidator(_positive)]
 
 
@@ -147,8 +157,20 @@ class Storage(_Section):
 
 
 class Push(_Section):
-    """What a push may contain and how it is read."""
+    """What a push may contain, how it is read and how long it is visible."""
 
+    default_ttl: Ttl = Field(
+        default="25h",  # type: ignore[assignment]
+        description="How long pushed values stay visible: 0 = sent once, inf = until deleted.",
+    )
+    hold_interval: Annotated[Duration, AfterValidator(_below_lookback)] = Field(
+        default="60s",  # type: ignore[assignment]
+        description="How often visible values are repeated to the targets; from 1s to less than 5m.",
+    )
+    forget_after: Annotated[Duration, AfterValidator(_positive)] = Field(
+        default="30d",  # type: ignore[assignment]
+        description="How long the push times of a group stay visible after its last push.",
+    )
     timestamps: Literal["accept", "reject"] = Field(
         default="accept", description="Samples with explicit timestamps: keep them, or refuse the push as Pushgateway."
     )
@@ -160,6 +182,23 @@ class Push(_Section):
     max_series_per_push: Annotated[int, AfterValidator(_positive)] = Field(
         default=100_000, description="Most series that one push may carry."
     )
+
+
+class Rule(_Section):
+    """What holds for the groups that match; the first rule that matches a group is the only one."""
+
+    match: dict[str, str] = Field(description="Grouping label to pattern (RE2, anchored); all must match.")
+    ttl: Ttl | None = Field(default=None, description="In place of push.default_ttl.")
+
+    @field_validator("match")
+    @classmethod
+    def _patterns(cls, match: dict[str, str]) -> dict[str, str]:
+        for name, pattern in match.items():
+            if not _LABEL_NAME.fullmatch(name):
+                msg = f"not a label name: got {name!r}"
+                raise ValueError(msg)
+            compile_anchored(pattern)
+        return match
 
 
 class QueueConfig(_Section):
@@ -223,6 +262,7 @@ class Config(_Section):
     storage: Storage = Storage()
     push: Push = Push()
     log: Log = Log()
+    rules: tuple[Rule, ...] = ()
     remote_write: tuple[RemoteWrite, ...] = ()
 
     @model_validator(mode="after")

@@ -9,6 +9,15 @@ _DURATION = re.compile(
 _DURATION_SECONDS = (365 * 86400, 7 * 86400, 86400, 3600, 60, 1, 0.001)
 
 
+FOREVER_MS = 1 << 62
+"""Longer than any time: what `inf` means."""
+
+
+def parse_ttl_ms(text: object) -> int:
+    """Milliseconds of a TTL: a duration, `0` for sent once, `inf` for until deleted; ValueError otherwise."""
+    return FOREVER_MS if text == "inf" else round(parse_duration_s(text) * 1000)
+
+
 def parse_duration_s(text: object) -> float:
     """Seconds of a Prometheus duration such as `1h30m`, `24h`, `500ms` or `0`; ValueError otherwise."""
     if text in (0, "0"):

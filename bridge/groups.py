@@ -151,6 +151,11 @@ class Group:
     """Whether the parts are repeated until then."""
 
     @property
+    def expired(self) -> bool:
+        """Whether what it held has ended and only its push times are left."""
+        return self.live and self.expires_ms == 0
+
+    @property
     def ttl_ms(self) -> int:
         """Time from the newest push to the end of the parts, more than any time for never."""
         return self.expires_ms - self.last_ms
@@ -293,6 +298,8 @@ class Groups:
     _name_sets: dict[tuple[str, ...], int] = field(default_factory=dict)
     _types: dict[str, dict[MetricType, int]] = field(default_factory=dict)
     """Family name -> type -> number of parts with it."""
+    soonest_ms: int = NEVER_MS
+    """Nothing in any group ends before this; whoever ends things sets it anew."""
 
     def get(self, key: bytes) -> Group:
         """The group under this key; a group that never was is empty and not live."""
@@ -305,6 +312,9 @@ class Groups:
     def publish(self, groups: Iterable[Group]) -> None:
         """Take over states that are on disk."""
         for group in groups:
+            soonest_ms = group.expires_ms if group.parts else group.last_ms
+            if soonest_ms < self.soonest_ms and group.live:
+                self.soonest_ms = soonest_ms
             before = self._by_key.get(group.id.key)
             self._by_key[group.id.key] = group
             change = group.live - (before.live if before else False)

@@ -4,8 +4,8 @@ Owns the grid, what a group repeats at a point of it, and what ends when. Pure: 
 nothing is sent here, and nothing that is repeated is journaled: it follows from the groups.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from bridge.groups import Change, Group, Groups, delete, ended_between, next_ms
 from bridge.journal.rows import NEVER_MS
@@ -14,6 +14,8 @@ from bridge.wire.head import encode_samples
 from bridge.wire.remote_write import cut_doubles, pack_doubles
 
 _SECOND_MS = 1000
+Points = tuple[Sequence[bytes], Sequence[bytes]]
+"""Heads and doubles of series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,8 @@ def due_ms(group: Group, forget_after_ms: int) -> int:
     return max(group.push_ms, group.failure_ms) + forget_after_ms
 
 
-def end_what_is_due(group: Group, now_ms: int, forget_after_ms: int) -> Change | None:
-    """What time does to a group: its content ends, later its push times; None while nothing is due."""
-    if due_ms(group, forget_after_ms) > now_ms:
-        return None
+def end(group: Group, now_ms: int) -> Change:
+    """What time does to a group of which something is due: its content ends, later its push times."""
     if not group.parts:
         return replace(delete(group, now_ms), operation="forget")
     # What is emitted once is out of sight by now, and a marker would be a sample where there was none.
@@ -50,7 +50,7 @@ def end_what_is_due(group: Group, now_ms: int, forget_after_ms: int) -> Change |
     return Change("expire", after, ended=ended, gauges=False)
 
 
-def held_points(group: Group, at_ms: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
+def held_points(group: Group, at_ms: int) -> Points:
     """Heads and doubles that the group repeats at a point of the grid; none when it has something newer.
 
     The push times are repeated for as long as the group is known. Samples with timestamps of their own are not.
@@ -100,10 +100,12 @@ class Round:
     groups: Groups
     tick: Tick
     max_samples: int
+    own: Callable[[], Points]
+    """What the agent says of itself; it comes first."""
     _keys: list[bytes] | None = None
-    _position: int = 0
+    _position: int = -1
     _offset: int = 0
-    _next: tuple[int, int] = field(default=(0, 0))
+    _next: tuple[int, int] = (-1, 0)
 
     def request(self) -> HeldRequest | None:
         """The next request, the same again until `sent`; None when the round is over."""
@@ -113,7 +115,9 @@ class Round:
         doubles: list[bytes] = []
         position, offset = self._position, self._offset
         while position < len(self._keys) and len(heads) < self.max_samples:
-            more_heads, more_doubles = held_points(self.groups.get(self._keys[position]), self.tick.at_ms)
+            more_heads, more_doubles = (
+                self.own() if position < 0 else held_points(self.groups.get(self._keys[position]), self.tick.at_ms)
+            )
             room = self.max_samples - len(heads)
             heads += more_heads[offset : offset + room]
             doubles += more_doubles[offset : offset + room]
@@ -131,6 +135,39 @@ class Round:
         self._position, self._offset = self._next
 
 
-def due_groups(groups: Groups, now_ms: int, forget_after_ms: int) -> Iterator[bytes]:
-    """Keys of groups of which something is due."""
-    return (group.id.key for group in groups.live() if due_ms(group, forget_after_ms) <= now_ms)
+class TargetHold:
+    """What one target gets repeated: a round for every tick, and only the newest tick's."""
+
+    def __init__(
+        self,
+        groups: Groups,
+        newest_tick: Callable[[], Tick],
+        max_samples: int,
+        own: Callable[[], Points] = lambda: ((), ()),
+    ) -> None:
+        """Begin with the first tick after the newest one."""
+        self._own = own
+        self._groups = groups
+        self._newest_tick = newest_tick
+        self._max_samples = max_samples
+        self._round: Round | None = None
+        self.tick = newest_tick()
+        """The tick that this target is at."""
+
+    def request(self, cursor: int, *, drained: bool) -> HeldRequest | None:
+        """What is to be sent now, the same again until `sent`; None when nothing is due.
+
+        `drained` says that the journal has nothing behind `cursor`.
+        """
+        tick = self._newest_tick()
+        if tick is not self.tick:
+            self.tick = tick
+            self._round = Round(self._groups, tick, self._max_samples, self._own)
+        if self._round is None or (cursor < tick.seq and not drained):
+            return None
+        return self._round.request()
+
+    def sent(self) -> None:
+        """Go on behind the newest request."""
+        if self._round is not None:
+            self._round.sent()

@@ -9,26 +9,43 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import blake2b
 from typing import ParamSpec, TypeVar
 
-from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError, PushRefusedError
+from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError, KeyReusedError, PushRefusedError
 from bridge.exposition.formats import format_of, parse_body
 from bridge.exposition.template import make_template
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
-from bridge.groups import EMPTY, Content, Group, check_foreign, delete, key_of, refuse, repeat, store
+from bridge.groups import (
+    EMPTY,
+    PUSH_FAILURE_TIME,
+    PUSH_TIME,
+    Content,
+    Group,
+    check_foreign,
+    delete,
+    key_of,
+    refuse,
+    repeat,
+    store,
+)
 from bridge.ingress.body import decode_body
-from bridge.journal.committer import Committer, Staging
+from bridge.ingress.terms import NO_TERMS, Terms
+from bridge.journal.committer import KEY_LIFE_MS, Committer, Staging
+from bridge.journal.rows import NEVER_MS, KeyRow
 from bridge.model import Labels, MetricType
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _LONG_BYTES = 1 << 17
+_DIGEST_BYTES = 16
+_SECOND_MS = 1000
 _key_of = lru_cache(1 << 14)(key_of)
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One request as it came, with its grouping labels read."""
+    """One request as it came, with its grouping labels and terms read."""
 
     grouping: Labels
     replace_all: bool
@@ -36,32 +53,50 @@ class Push:
     body: bytes
     content_type: str = ""
     content_encoding: str = ""
+    terms: Terms = NO_TERMS
 
 
 @dataclass(frozen=True, slots=True)
 class PushOptions:
-    """The settings of `push:`."""
+    """The settings of `push:` and the rules."""
 
     flatten: FlattenOptions
     max_body_bytes: int
+    ttl_ms: Callable[[Labels], int] = lambda _: NEVER_MS
+    """How long a group holds what a push without a TTL of its own brings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What an accepted push was."""
+    """Where an accepted push stands in the journal, and what it was."""
 
-    series: int
+    first_seq: int
+    """0 when there was nothing to journal."""
+    last_seq: int
+    series: int = 0
     type_conflicts: tuple[tuple[str, MetricType, MetricType], ...] = ()
     """(family, its type here, its type in some other group): told, not refused."""
+    replayed: bool = False
+    """Whether this is the receipt of an earlier push with the same idempotency key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """How a content is stored."""
+
+    replace_all: bool
+    ttl_ms: int
+    times: tuple[int, int] | None
+    """Push and failure time in ms that an import brings along."""
 
 
 async def accept(push: Push, committer: Committer, options: PushOptions, now_ms: int) -> Receipt:
     """Take one push: when this returns it is on disk.
 
-    Raises BadPushError, TooLargeError, UnsupportedEncodingError, JournalFullError or
+    Raises BadPushError, TooLargeError, UnsupportedEncodingError, KeyReusedError, JournalFullError or
     JournalUnavailableError; the group is then as it was, but for its failure time.
     """
-    key = _key_of(push.grouping)
+    key, terms = _key_of(push.grouping), push.terms
     conflicts: tuple[tuple[str, MetricType, MetricType], ...] = ()
     try:
         body = await _beside(len(push.body), decode_body, push.body, push.content_encoding, options.max_body_bytes)
@@ -69,15 +104,28 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
         if content is None:
             content = await _beside(len(body), _parse, body, push, options.flatten, now_ms)
             conflicts = tuple(committer.groups.type_conflicts(content))
+        times = await _beside(len(body), _own_times, body, push, now_ms) if terms.imported else None
     except PushRefusedError:
         # What is wrong with the push is worth more to its sender than that the disk is full as well.
         with suppress(JournalFullError, JournalUnavailableError):
             await committer.submit(lambda staging: _note_refusal(staging, key))
         raise
-    refusal = await committer.submit(lambda staging: _stage(staging, key, content, replace_all=push.replace_all))
-    if refusal is not None:
-        raise refusal
-    return Receipt(len(content), conflicts)
+    ttl_ms = options.ttl_ms(push.grouping) if terms.ttl_ms is None else terms.ttl_ms
+    order = _Order(push.replace_all, ttl_ms, times)
+
+    def operation(staging: Staging) -> Receipt | BadPushError:
+        return once(
+            staging,
+            key,
+            terms.key,
+            (b"put" if push.replace_all else b"post", body),
+            lambda: _stage(staging, key, content, order),
+        )
+
+    outcome: Receipt | BadPushError = await committer.submit(operation)
+    if isinstance(outcome, BadPushError):
+        raise outcome
+    return replace(outcome, series=len(content), type_conflicts=conflicts)
 
 
 async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -96,18 +144,66 @@ def _parse(body: bytes, push: Push, options: FlattenOptions, now_ms: int) -> Con
     return replace(content, shape=replace(content.shape, template=make_template(body, format_, families)))
 
 
-def _stage(staging: Staging, key: bytes, content: Content, *, replace_all: bool) -> BadPushError | None:
+def _own_times(body: bytes, push: Push, now_ms: int) -> tuple[int, int]:
+    """Push time and failure time in ms that an imported body gives for its group, 0 for never."""
+    found = {PUSH_TIME: 0.0, PUSH_FAILURE_TIME: 0.0}
+    for family in parse_body(body, push.content_type, utf8_names=True):
+        if family.name in found and family.samples:
+            found[family.name] = family.samples[0].value
+    for name, value in found.items():
+        if not 0 <= value * _SECOND_MS <= now_ms:
+            raise BadPushError("terms", f"{name}: got {value:g}, want seconds since 1970 that are not in the future")
+    return round(found[PUSH_TIME] * _SECOND_MS), round(found[PUSH_FAILURE_TIME] * _SECOND_MS)
+
+
+def _stage(staging: Staging, key: bytes, content: Content, order: _Order) -> BadPushError | None:
     group = staging.group(key)
     try:
-        change = store(group, content, staging.now_ms, replace_all=replace_all)
+        change = store(group, content, staging.now_for(group), replace_all=order.replace_all, ttl_ms=order.ttl_ms)
         if len(change.group.parts) > 1:
             check_suffixes({f.name: f.type for part in change.group.parts for f in part.shape.families})
         check_foreign(group, content, staging.committed, staging.groups)
     except BadPushError as error:
         _note_refusal(staging, key)
         return error
+    if order.times is not None:
+        push_ms, failure_ms = order.times
+        change = replace(change, group=replace(change.group, push_ms=push_ms, failure_ms=failure_ms))
     staging.add(change)
     return None
+
+
+def once(
+    staging: Staging,
+    key: bytes,
+    idempotency_key: str,
+    what: tuple[bytes, bytes],
+    stage: Callable[[], BadPushError | None],
+) -> Receipt | BadPushError:
+    """Stage something, or give the receipt of the first time that it came with this key (design.md section 8).
+
+    `what` is method and body. Raises KeyReusedError for a key that came with something else.
+    """
+    digest = b""
+    if idempotency_key:
+        digest = blake2b(b"\xff".join(what), digest_size=_DIGEST_BYTES).digest()
+        known = staging.find_key(key, idempotency_key)
+        if known is not None and staging.now_ms - known.at_ms < KEY_LIFE_MS:
+            if known.digest == digest:
+                return Receipt(known.first_seq, known.last_seq, replayed=True)
+            raise KeyReusedError(
+                "key_reused",
+                f"Idempotency-Key {idempotency_key!r}: it came with another push to this group within 24 hours; "
+                "give each push a key of its own",
+            )
+    first_seq = staging.next_seq
+    refusal = stage()
+    if refusal is not None:
+        return refusal
+    receipt = Receipt(first_seq, staging.next_seq - 1) if staging.next_seq > first_seq else Receipt(0, 0)
+    if idempotency_key:
+        staging.add_key(KeyRow(key, idempotency_key, digest, receipt.first_seq, receipt.last_seq, staging.now_ms))
+    return receipt
 
 
 def _note_refusal(staging: Staging, key: bytes) -> None:
@@ -117,13 +213,18 @@ def _note_refusal(staging: Staging, key: bytes) -> None:
     except BadPushError:
         # The failure time of this group would be written into that of the other one.
         return
-    staging.add(refuse(group, staging.now_ms))
+    staging.add(refuse(group, staging.now_for(group)))
 
 
-async def end_group(grouping: Labels, committer: Committer) -> None:
+async def end_group(grouping: Labels, committer: Committer, terms: Terms = NO_TERMS) -> Receipt:
     """Take a DELETE: the group's series end; an unknown group is no error (protocol.md section 5.5)."""
     key = key_of(grouping)
-    await committer.submit(lambda staging: _end(staging, key))
+
+    def operation(staging: Staging) -> Receipt | BadPushError:
+        return once(staging, key, terms.key, (b"delete", b""), lambda: _end(staging, key))
+
+    outcome: Receipt = await committer.submit(operation)
+    return outcome
 
 
 async def end_matching(matches: Callable[[Group], bool], committer: Committer) -> list[Group]:
@@ -156,4 +257,4 @@ async def end_all(committer: Committer) -> None:
 def _end(staging: Staging, key: bytes) -> None:
     group = staging.group(key)
     if group.live:
-        staging.add(delete(group, staging.now_ms))
+        staging.add(delete(group, staging.now_for(group)))

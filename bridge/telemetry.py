@@ -110,6 +110,15 @@ class Telemetry:
         self.sent_bytes = Counter(
             "pushbridge_remote_write_sent_bytes", "Compressed bytes sent by remote_write.", ["target"], registry=own
         )
+        self.held_sent = Counter(
+            "pushbridge_held_samples_sent", "Repeats of held values that the target took.", ["target"], registry=own
+        )
+        self.held_refused = Counter(
+            "pushbridge_held_samples_refused",
+            "Repeats of held values that the target refused for good.",
+            ["target", "reason"],
+            registry=own,
+        )
         self.retried_samples = Counter(
             "pushbridge_samples_retried", "Samples that were sent again.", ["target"], registry=own
         )
@@ -151,8 +160,12 @@ class Telemetry:
         """Count samples that go out again."""
         self.retried_samples.labels(target).inc(samples)
 
-    def dropped(self, target: str, reason: str, samples: int) -> None:
-        """Nothing: the ledger, which survives restarts, counts what is dropped."""
+    def repeated(self, target: str, reason: str, samples: int) -> None:
+        """Count repeats: design.md section 3.2 keeps them apart from what is journaled."""
+        if reason:
+            self.held_refused.labels(target, reason).inc(samples)
+        else:
+            self.held_sent.labels(target).inc(samples)
 
 
 class AccountCollector(Collector):

@@ -26,6 +26,7 @@ class Request:
 class Batch:
     """A stretch of the journal that is confirmed as one."""
 
+    first_seq: int
     last_seq: int
     requests: tuple[Request, ...]
     """Usually one; several when one entry is over the limits; none when there is nothing to send."""
@@ -53,10 +54,10 @@ def plan_batch(entries: Sequence[Entry], max_samples: int, max_body_bytes: int) 
         elif blocks:
             break
         else:
-            return _plan_large_entry(entry, damaged, max_samples, max_body_bytes)
+            return _plan_large_entry(entries[0].seq, entry, damaged, max_samples, max_body_bytes)
         last_seq = entry.seq
     requests = (Request(snappy_block.join(blocks), samples),) if body_bytes else ()
-    return Batch(last_seq, requests, damaged)
+    return Batch(entries[0].seq, last_seq, requests, damaged)
 
 
 def _readable_bytes(entry: Entry) -> int | None:
@@ -70,12 +71,12 @@ def _readable_bytes(entry: Entry) -> int | None:
     return size if size <= _MAX_ENTRY_BYTES else None
 
 
-def _plan_large_entry(entry: Entry, damaged: int, max_samples: int, max_body_bytes: int) -> Batch:
+def _plan_large_entry(first_seq: int, entry: Entry, damaged: int, max_samples: int, max_body_bytes: int) -> Batch:
     """Cut one entry into requests, in order; the cuts depend on the limits alone, so repeats are alike."""
     try:
         series = split_series(snappy_block.decompress(entry.body, _MAX_ENTRY_BYTES))
     except ValueError:
-        return Batch(entry.seq, (), damaged + entry.samples)
+        return Batch(first_seq, entry.seq, (), damaged + entry.samples)
     requests: list[Request] = []
     part: list[bytes] = []
     part_bytes = 0
@@ -86,4 +87,4 @@ def _plan_large_entry(entry: Entry, damaged: int, max_samples: int, max_body_byt
         part.append(field)
         part_bytes += len(field)
     requests.append(Request(snappy_block.compress(b"".join(part)), len(part)))
-    return Batch(entry.seq, tuple(requests), damaged)
+    return Batch(first_seq, entry.seq, tuple(requests), damaged)

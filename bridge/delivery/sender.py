@@ -7,28 +7,22 @@ journal, HTTP and metrics are given in; what a status means is `outcome`, how lo
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit, urlunsplit
-
-import structlog
 
 from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, backoff_s, delay_s
 from bridge.delivery.batch import Batch, Request, plan_batch
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
+from bridge.delivery.throttle import ThrottledLog
 from bridge.errors import JournalFullError, JournalUnavailableError
-from bridge.journal.rows import Entry
+from bridge.journal.rows import Entry, Settled
 
 MAX_UNCONFIRMED = 4
 """Batches that may wait for the journal to write their confirmation; a crash sends at most these again."""
 
 GATHER_S = 0.05
 """A request that was not full is followed by the next one no sooner: a request costs as much as several pushes."""
-
-LOG_INTERVAL_S = 30.0
-
-_log = structlog.get_logger(__name__)
 
 
 class Reader(Protocol):
@@ -64,21 +58,51 @@ class Observer(Protocol):
         """Count samples that are sent again."""
         ...
 
-    def dropped(self, target: str, reason: str, samples: int) -> None:
-        """Count samples that will never be delivered to this target."""
+    def repeated(self, target: str, reason: str, samples: int) -> None:
+        """Count repeats that the target has, or that it refused for a reason."""
         ...
 
 
-Confirm = Callable[[str, int, int, Mapping[str, int]], Awaitable[None]]
-"""(target, seq, delivered samples, dropped samples by reason); returns when that is durable."""
+class HeldRequest(Protocol):
+    """The bytes of one POST of repeats."""
+
+    @property
+    def block(self) -> bytes:
+        """A snappy block."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """How many samples it holds."""
+        ...
+
+
+class Hold(Protocol):
+    """What is repeated for this target (`bridge.hold`)."""
+
+    def request(self, cursor: int, *, drained: bool) -> HeldRequest | None:
+        """Return what is to be sent now, the same again until `sent`; None when nothing is due.
+
+        `drained` says that the journal has nothing behind `cursor`.
+        """
+        ...
+
+    def sent(self) -> None:
+        """Go on behind the newest request."""
+        ...
+
+
+Confirm = Callable[[str, Sequence[Settled]], Awaitable[None]]
+"""(target, what became of the rows, in order); returns when that is durable."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of samples."""
+class Fate:
+    """What became of the samples of a request."""
 
     delivered: int = 0
     dropped: Mapping[str, int] | None = None
+    words: str = ""
 
 
 class Sender:
@@ -92,7 +116,8 @@ class Sender:
         reader: Reader,
         confirm: Confirm,
         hand_out: Callable[[str, int], None] = lambda _target, _seq: None,
-        wait_for_data: Callable[[int], Coroutine[None, None, None]],
+        wait_for_work: Callable[[int], Coroutine[None, None, None]],
+        hold: Hold,
         client: Client,
         observer: Observer,
         clock_s: Callable[[], float],
@@ -107,13 +132,16 @@ class Sender:
         """Start behind `cursor`, the newest confirmed sequence number.
 
         `hand_out(target, seq)` is told what has been taken before anything else may run.
-        `wait_for_data(seq)` returns once the journal has something behind `seq`. `url` is for logs only.
+        `wait_for_work(seq)` returns once the journal has something behind `seq`, or `hold` something new. `url` is
+        for logs only.
         `clock_s` is monotonic; `random_01` gives numbers from 0 to 1.
         """
         self._name = name
         self._reader = reader
         self._hand_out = hand_out
-        self._wait_for_data = wait_for_data
+        self._wait_for_work = wait_for_work
+        self._hold = hold
+        self._held_failures = 0
         self._client = client
         self._observer = observer
         self._clock_s = clock_s
@@ -125,7 +153,7 @@ class Sender:
         self._max_body_bytes = max_body_bytes
         self._backoff_s = min_backoff_s, max_backoff_s
         self._stopping = asyncio.Event()
-        self._log = _ThrottledLog(name, url, clock_s)
+        self._log = ThrottledLog(name, url, clock_s)
         self._ledger = _Ledger(name, confirm, self._journal_failed)
 
     async def run(self) -> None:
@@ -147,23 +175,53 @@ class Sender:
     async def _deliver(self) -> None:
         while not self._stopping.is_set():
             await self._ledger.room()
+            await self._repeat(drained=False)
             batch = await self._next_batch()
             if batch is None:
                 continue
-            delivered, dropped = 0, Counter[str]()
+            delivered, dropped, words = 0, Counter[str](), ""
             if batch.damaged:
                 dropped["damaged"] += batch.damaged
                 self._log.error("journal_entries_damaged", last_seq=batch.last_seq, samples=batch.damaged)
             for request in batch.requests:
-                settled = await self._settle(request)
-                if settled is None:
+                fate = await self._settle(request)
+                if fate is None:
                     return
-                delivered += settled.delivered
-                dropped.update(settled.dropped)
-            for reason, samples in dropped.items():
-                self._observer.dropped(self._name, reason, samples)
-            self._ledger.add(batch.last_seq, delivered, dropped)
+                delivered += fate.delivered
+                dropped.update(fate.dropped)
+                words = words or fate.words
+            self._ledger.add(Settled(batch.first_seq, batch.last_seq, delivered, dropped, words))
             self._seq = batch.last_seq
+
+    async def _repeat(self, *, drained: bool) -> bool:
+        """Send the next repeats that are due; False when there are none.
+
+        One try: what failed waits for its turn behind the journal, and for what the groups are by then.
+        """
+        request = self._hold.request(self._seq, drained=drained)
+        if request is None:
+            return False
+        outcome = await self._post(request, self._held_failures)
+        if isinstance(outcome, RetryLater):
+            self._held_failures += 1
+            wait_s = delay_s(self._held_failures, outcome.after_s, self._random_01(), *self._backoff_s)
+            self._log_retry(outcome, self._held_failures, wait_s, request.samples)
+            await self._unless_stopped(self._sleep(wait_s))
+            return True
+        self._held_failures = 0
+        self._hold.sent()
+        reason = outcome.reason if isinstance(outcome, Rejected) else ""
+        if isinstance(outcome, Rejected):
+            self._log.error("repeats_rejected", status=outcome.status, words=outcome.words, samples=request.samples)
+        self._observer.repeated(self._name, reason, request.samples)
+        return True
+
+    async def _post(self, request: HeldRequest, attempt: int) -> Outcome:
+        started_s = self._clock_s()
+        outcome = await self._client.send(request.block, attempt)
+        latency_s = self._clock_s() - started_s
+        self._observer.request_finished(self._name, outcome.status, latency_s, request.samples, len(request.block))
+        return outcome
 
     async def _next_batch(self) -> Batch | None:
         """Return what comes next, or None after waiting for it, for a broken disk or for `stop`."""
@@ -178,7 +236,8 @@ class Sender:
             await self._unless_stopped(self._journal_failed("read", 1, error))
             return None
         if not entries:
-            await self._unless_stopped(self._wait_for_data(self._seq))
+            if not await self._repeat(drained=True):
+                await self._unless_stopped(self._wait_for_work(self._seq))
             return None
         full = sum(entry.samples for entry in entries) >= self._max_samples // 2
         self._next_read_s = 0.0 if full else self._clock_s() + GATHER_S
@@ -190,27 +249,24 @@ class Sender:
         self._hand_out(self._name, batch.last_seq)
         return batch
 
-    async def _settle(self, request: Request) -> Settled | None:
+    async def _settle(self, request: Request) -> Fate | None:
         """Send one request until its fate is known; None when stopped before."""
         attempt = 0
         while True:
-            started_s = self._clock_s()
-            outcome = await self._client.send(request.block, attempt)
-            latency_s = self._clock_s() - started_s
-            self._observer.request_finished(self._name, outcome.status, latency_s, request.samples, len(request.block))
+            outcome = await self._post(request, attempt)
             if isinstance(outcome, Delivered):
-                return Settled(delivered=request.samples)
+                return Fate(delivered=request.samples)
             if isinstance(outcome, Rejected):
                 return await self.settle_rejected(request, outcome)
             attempt += 1
             wait_s = delay_s(attempt, outcome.after_s, self._random_01(), *self._backoff_s)
-            self._log_retry(outcome, attempt, wait_s, request)
+            self._log_retry(outcome, attempt, wait_s, request.samples)
             await self._unless_stopped(self._sleep(wait_s))
             if self._stopping.is_set():
                 return None
             self._observer.retried(self._name, request.samples)
 
-    async def settle_rejected(self, request: Request, rejected: Rejected) -> Settled:
+    async def settle_rejected(self, request: Request, rejected: Rejected) -> Fate:
         """Decide about a request that was refused for good: all of it is dropped, with the status as reason."""
         self._log.error(
             "remote_write_rejected",
@@ -219,16 +275,16 @@ class Sender:
             samples=request.samples,
             result="these samples are dropped for this target",
         )
-        return Settled(dropped={rejected.reason: request.samples})
+        return Fate(dropped={rejected.reason: request.samples}, words=rejected.words)
 
-    def _log_retry(self, outcome: RetryLater, attempt: int, wait_s: float, request: Request) -> None:
+    def _log_retry(self, outcome: RetryLater, attempt: int, wait_s: float, samples: int) -> None:
         self._log.warning(
             "remote_write_failed",
             status=outcome.status,
             words=outcome.words,
             attempt=attempt,
             retry_in_s=round(wait_s, 3),
-            samples=request.samples,
+            samples=samples,
         )
 
     async def _journal_failed(self, action: str, attempt: int, error: Exception) -> None:
@@ -260,10 +316,7 @@ class _Ledger:
         self._target = target
         self._confirm = confirm
         self._failed = failed
-        self._seq = 0
-        self._delivered = 0
-        self._dropped: Counter[str] = Counter()
-        self._batches = 0
+        self._settled: list[Settled] = []
         self._unconfirmed = 0
         self._closed = False
         self._work = asyncio.Event()
@@ -274,12 +327,9 @@ class _Ledger:
         """Return when fewer than `MAX_UNCONFIRMED` batches wait for their confirmation."""
         await self._room.wait()
 
-    def add(self, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
+    def add(self, settled: Settled) -> None:
         """Take over one settled batch."""
-        self._seq = seq
-        self._delivered += delivered
-        self._dropped.update(dropped)
-        self._batches += 1
+        self._settled.append(settled)
         self._unconfirmed += 1
         self._work.set()
         if self._unconfirmed >= MAX_UNCONFIRMED:
@@ -293,55 +343,22 @@ class _Ledger:
     async def run(self) -> None:
         while True:
             await self._work.wait()
-            if not self._batches:
+            if not self._settled:
                 return
-            seq, delivered, dropped, batches = self._seq, self._delivered, dict(self._dropped), self._batches
-            self._delivered, self._batches = 0, 0
-            self._dropped.clear()
+            settled, self._settled = self._settled, []
             if not self._closed:
                 self._work.clear()
-            await self._write(seq, delivered, dropped)
-            self._unconfirmed -= batches
+            await self._write(settled)
+            self._unconfirmed -= len(settled)
             self._room.set()
 
-    async def _write(self, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
+    async def _write(self, settled: Sequence[Settled]) -> None:
         attempt = 0
         while True:
             try:
-                await self._confirm(self._target, seq, delivered, dropped)
+                await self._confirm(self._target, settled)
             except (JournalUnavailableError, JournalFullError) as error:
                 attempt += 1
                 await self._failed("confirm", attempt, error)
             else:
                 return
-
-
-class _ThrottledLog:
-    """Log each event at once, then at most every `LOG_INTERVAL_S` with the number left out in between."""
-
-    def __init__(self, target: str, url: str, clock_s: Callable[[], float]) -> None:
-        self._bound = _log.bind(target=target, url=_without_credentials(url))
-        self._clock_s = clock_s
-        self._next_s: dict[str, float] = {}
-        self._left_out: Counter[str] = Counter()
-
-    def warning(self, event: str, **facts: object) -> None:
-        if self._due(event):
-            self._bound.warning(event, **facts, left_out=self._left_out.pop(event, 0))
-
-    def error(self, event: str, **facts: object) -> None:
-        if self._due(event):
-            self._bound.error(event, **facts, left_out=self._left_out.pop(event, 0))
-
-    def _due(self, event: str) -> bool:
-        now_s = self._clock_s()
-        if now_s < self._next_s.get(event, now_s):
-            self._left_out[event] += 1
-            return False
-        self._next_s[event] = now_s + LOG_INTERVAL_S
-        return True
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

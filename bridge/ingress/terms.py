@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
-from bridge.config import parse_duration_s, parse_ttl_ms
+from bridge.durations import parse_duration_s, parse_ttl_ms
 from bridge.errors import BadPushError
 
 TTL, KEY, IMPORT = "X-Push-TTL", "Idempotency-Key", "X-Push-Import"

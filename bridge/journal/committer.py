@@ -8,7 +8,7 @@ become visible when they are on disk, never before.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,8 +20,10 @@ import structlog
 from bridge.encode import encode_change, encode_group
 from bridge.errors import JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.groups import Change, Group, Groups
-from bridge.journal.ledger import Ledger, confirm
-from bridge.journal.rows import Batch, CursorRow, GroupRow, Record
+from bridge.hold import Tick
+from bridge.journal.ledger import Ledger, confirm, note_delivery
+from bridge.journal.news import News
+from bridge.journal.rows import Batch, CursorRow, DeliveryRow, GroupRow, KeyRow, Record, Settled
 from bridge.journal.store import Journal
 
 _log = structlog.get_logger(__name__)
@@ -35,6 +37,8 @@ _STATES_AT_ONCE = 500
 _LARGEST_SHARE = 0.5
 """Of the journal, for one transaction: nothing is given up for what would hardly fit into an empty one."""
 _FOREVER_MS = 1 << 62
+KEY_LIFE_MS = 24 * 3600 * 1000
+"""How long an idempotency key is remembered (design.md section 8)."""
 WhenFull = Literal["reject", "drop_oldest"]
 
 
@@ -55,26 +59,59 @@ class Staging:
     now_ms: int
     committed: Groups
     ledger: Ledger
+    journal: Journal
+    tick_ms: int
+    """Newest point of the grid: groups that exist may have been repeated with it as their time."""
     groups: dict[bytes, Group] = field(default_factory=dict)
     cursors: dict[str, CursorRow] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     due: set[bytes] = field(default_factory=set)
     """Groups whose state is written for its own sake."""
     state_seq: int = 0
+    keys: dict[tuple[bytes, str], KeyRow] = field(default_factory=dict)
+    deliveries: dict[tuple[str, int], DeliveryRow] = field(default_factory=dict)
+    ticked: bool = False
 
     def group(self, key: bytes) -> Group:
         """The group as this transaction will leave it."""
         return self.groups.get(key) or self.committed.get(key)
+
+    def now_for(self, group: Group) -> int:
+        """The time for a change of this group, before the group's own rule (`bridge.groups.next_ms`)."""
+        return max(self.now_ms, self.tick_ms + 1) if group.live else self.now_ms
+
+    @property
+    def next_seq(self) -> int:
+        """Sequence number of the next row."""
+        return self.journal.end_seq + len(self.records) + 1
+
+    def find_key(self, group: bytes, key: str) -> KeyRow | None:
+        """The push that came with an idempotency key."""
+        return self.keys.get((group, key)) or self.journal.find_key(group, key)
+
+    def add_key(self, row: KeyRow) -> None:
+        """Remember an idempotency key."""
+        self.keys[row.group, row.key] = row
 
     def add(self, change: Change) -> None:
         """Add what a push does: rows for delivery and the group's new state."""
         self.records.extend(encode_change(change))
         self.groups[change.group.id.key] = change.group
 
-    def confirm(self, target: str, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
+    def confirm(self, target: str, settled: Iterable[Settled]) -> None:
         """Move a target's cursor."""
-        cursor = self.cursors.get(target) or self.ledger.cursors[target]
-        self.cursors[target] = confirm(cursor, seq, delivered, dropped)
+        newest = self.ledger.deliveries.get(target)
+        for one in settled:
+            cursor = self.cursors.get(target) or self.ledger.cursors[target]
+            if one.last_seq > cursor.seq:
+                newest = note_delivery(newest, target, one, self.now_ms)
+                self.deliveries[target, newest.first_seq] = newest
+            self.cursors[target] = confirm(cursor, one)
+
+    def tick(self, at_ms: int) -> None:
+        """Begin a point of the grid: whatever changes from here on is newer."""
+        self.tick_ms = max(self.tick_ms, at_ms)
+        self.ticked = True
 
     def write_states(self, keys: Iterable[bytes], state_seq: int) -> None:
         """Store what these groups hold; with them the stored groups know every row up to `state_seq`."""
@@ -94,7 +131,16 @@ class Staging:
         rows.extend(
             encode_group(self.committed.get(key), self.committed.find(key)) for key in self.due - self.groups.keys()
         )
-        return Batch(tuple(self.records), tuple(rows), tuple(self.cursors.values()), self.state_seq), untold
+        batch = Batch(
+            tuple(self.records),
+            tuple(rows),
+            tuple(self.cursors.values()),
+            self.state_seq,
+            self.tick_ms if self.ticked else 0,
+            tuple(self.keys.values()),
+            tuple(self.deliveries.values()),
+        )
+        return batch, untold
 
 
 Operation = Callable[[Staging], Any]
@@ -148,7 +194,9 @@ class Committer:
         self._wake = asyncio.Event()
         self._closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._appended = asyncio.Event()
+        self._news = News()
+        self.newest_tick = Tick(journal.tick_ms, journal.end_seq)
+        """The newest point of the grid; none is due until the first one of this run."""
         self._unwritten = dict.fromkeys(replayed)
         """Groups whose newest rows tell more than their stored state."""
         self.failure: str | None = None
@@ -166,15 +214,23 @@ class Committer:
         self._wake.set()
         return await done
 
-    async def confirm(self, target: str, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
+    async def confirm(self, target: str, settled: Sequence[Settled]) -> None:
         """Move a target's cursor, durably; what `Sender` calls."""
-        await self.submit(lambda staging: staging.confirm(target, seq, delivered, dropped))
+        await self.submit(lambda staging: staging.confirm(target, settled))
 
-    async def wait_for_rows(self, after_seq: int) -> None:
-        """Return when there are committed rows after `after_seq`."""
-        while self._journal.end_seq <= after_seq:
-            self._appended.clear()
-            await self._appended.wait()
+    async def tick(self, at_ms: int) -> None:
+        """Begin a point of the grid, durably: repeats with this time may be sent, and nothing older follows."""
+        await self.submit(lambda staging: staging.tick(at_ms))
+
+    async def wait_for_work(self, after_seq: int, tick: Tick) -> None:
+        """Return when there are committed rows after `after_seq`, or a newer point of the grid."""
+        while self._journal.end_seq <= after_seq and self.newest_tick is tick:
+            await self._news.wait()
+
+    async def wait_for_cursor(self, target: str, seq: int) -> None:
+        """Return when a target has settled every row up to `seq`, or is forgotten."""
+        while (cursor := self.ledger.cursors.get(target)) is not None and cursor.seq < seq:
+            await self._news.wait()
 
     async def run(self) -> None:
         """Commit until `close`, then what is left, then return."""
@@ -217,8 +273,14 @@ class Committer:
 
     async def trim(self, retention_ms: int) -> int:
         """Delete delivered rows older than this; gives how many, at most a thousand at a time."""
-        before_ms = self._now_ms() - retention_ms
-        deleted = int(await self.submit(lambda _: self._trim(before_ms)))
+        now_ms = self._now_ms()
+        before_ms = now_ms - retention_ms
+
+        def operation(_: Staging) -> int:
+            self._journal.trim_notes(now_ms - KEY_LIFE_MS, before_ms)
+            return self._trim(before_ms)
+
+        deleted = int(await self.submit(operation))
         self.groups.forget_ended(before_ms)
         return deleted
 
@@ -255,7 +317,7 @@ class Committer:
         return size_bytes <= self._journal.max_bytes * _LARGEST_SHARE
 
     async def _try(self, waiting: list[_Waiting], drop_rows: int = 0) -> "_Attempt":
-        staging = Staging(self._now_ms(), self.groups, self.ledger)
+        staging = self._staging()
         results: list[tuple[_Waiting, Any]] = []
         dropped: list[tuple[int, int]] = []
         try:
@@ -284,25 +346,30 @@ class Committer:
                 item.done.set_result(result)
         return _Attempt(staging, None, all_dropped=True)
 
+    def _staging(self) -> Staging:
+        return Staging(self._now_ms(), self.groups, self.ledger, self._journal, self.newest_tick.at_ms)
+
     async def _write(self, staging: Staging, operations: int) -> None:
         started = perf_counter()
         batch, untold = staging.batch()
         self._journal.write(batch)
         wrote = await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         self.groups.publish(staging.groups.values())
-        self.ledger.publish(staging.cursors)
+        self.ledger.publish(staging.cursors, staging.deliveries.values())
         for row in batch.groups:
             self._unwritten.pop(row.key, None)
         self._unwritten.update(dict.fromkeys(untold))
         if wrote and not self._journal.full:
             self.failure = None
         self._observer.committed(operations, perf_counter() - started)
-        if staging.records:
-            self._appended.set()
+        if staging.ticked:
+            self.newest_tick = Tick(staging.tick_ms, self._journal.end_seq)
+        if staging.records or staging.ticked or staging.cursors:
+            self._news.tell()
 
     async def _forget_history(self) -> bool:
         """Delete delivered rows; False when there are none."""
-        staging = Staging(self._now_ms(), self.groups, self.ledger)
+        staging = self._staging()
         staging.write_states(self._unwritten, self._journal.end_seq)
         try:
             await self._write(staging, 0)

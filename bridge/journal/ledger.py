@@ -7,7 +7,9 @@ sum holds by construction; what a recovery lost is booked as dropped when the ag
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from bridge.journal.rows import CursorRow
+from bridge.journal.rows import CursorRow, DeliveryRow, Settled
+
+_MOMENT_MS = 1000
 
 
 @dataclass(slots=True)
@@ -15,15 +17,18 @@ class Ledger:
     """Cursors by target, as last made durable, and what each sender has in hand."""
 
     cursors: dict[str, CursorRow] = field(default_factory=dict)
+    deliveries: dict[str, DeliveryRow] = field(default_factory=dict)
+    """The newest note of each target."""
     _in_hand: dict[str, int] = field(default_factory=dict)
 
     def hand_out(self, target: str, seq: int) -> None:
         """Note up to where a sender has taken rows: they will be confirmed even if they are dropped meanwhile."""
         self._in_hand[target] = seq
 
-    def publish(self, cursors: Mapping[str, CursorRow]) -> None:
-        """Take over cursors that are on disk."""
+    def publish(self, cursors: Mapping[str, CursorRow], deliveries: Iterable[DeliveryRow] = ()) -> None:
+        """Take over cursors and notes that are on disk."""
         self.cursors.update(cursors)
+        self.deliveries.update({row.target: row for row in deliveries})
 
     def floor(self, end_seq: int) -> int:
         """Newest row that every target has confirmed; with no target nothing is waited for."""
@@ -49,9 +54,23 @@ def add_dropped(cursor: CursorRow, dropped: Mapping[str, int]) -> CursorRow:
     return replace(cursor, dropped=tuple(sorted(totals.items())))
 
 
-def confirm(cursor: CursorRow, seq: int, delivered: int, dropped: Mapping[str, int]) -> CursorRow:
-    """The cursor moved to `seq`; confirmations arrive in order."""
-    return replace(add_dropped(cursor, dropped), seq=max(seq, cursor.seq), delivered=cursor.delivered + delivered)
+def confirm(cursor: CursorRow, settled: Settled) -> CursorRow:
+    """The cursor moved on; confirmations arrive in order."""
+    moved = add_dropped(cursor, settled.dropped)
+    return replace(moved, seq=max(settled.last_seq, cursor.seq), delivered=cursor.delivered + settled.delivered)
+
+
+def note_delivery(newest: DeliveryRow | None, target: str, settled: Settled, now_ms: int) -> DeliveryRow:
+    """What to remember of rows that are settled: more of the newest note if it is of the same kind and moment."""
+    reason = " ".join(sorted(settled.dropped))
+    if (
+        newest is not None
+        and newest.last_seq + 1 == settled.first_seq
+        and (newest.reason, newest.words) == (reason, settled.words)
+        and 0 <= now_ms - newest.at_ms < _MOMENT_MS
+    ):
+        return replace(newest, last_seq=settled.last_seq)
+    return DeliveryRow(target, settled.first_seq, settled.last_seq, now_ms, reason, settled.words)
 
 
 def pending(cursor: CursorRow, accepted_total: int) -> int:

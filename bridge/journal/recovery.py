@@ -20,6 +20,15 @@ _PRIMARY_CODE = 0xFF
 _UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 _LARGEST_ROWID = (1 << 63) - 1
 
+# A body whose checksum is wrong is copied too: the reader reports it, and the target counts its samples.
+_SALVAGED: dict[str, tuple[type, ...]] = {
+    "groups": (bytes, int, int, int, int, int, int, int, bytes),
+    "group_parts": (bytes, int, int, bytes, bytes),
+    "journal": (int, int, bytes, str, int, int, int, bytes),
+    "keys": (bytes, str, bytes, int, int, int),
+    "deliveries": (str, int, int, int, str, str),
+}
+
 Row = tuple[object, ...]
 
 
@@ -189,7 +198,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         if verdict != "ok":
             raise DamagedError(" ".join(str(verdict).split()))
     names = {name for (name,) in connection.execute("SELECT name FROM meta")}
-    if missing := sorted({"accepted_total", "last_seq", "state_seq"} - names):
+    if missing := sorted(schema.META - names):
         raise DamagedError(f"the meta table lacks {', '.join(missing)}")
 
 
@@ -235,17 +244,11 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
         if _typed(row, (str, int, int, int, str)):
             _insert(target, "cursors", row)
             last_seq = max(last_seq, int(str(row[1])))
-    for row in _rows(source, "groups"):
-        if _typed(row, (bytes, int, int, int, int, int, int, int, bytes)):
-            _insert(target, "groups", row)
-    for row in _rows(source, "group_parts"):
-        if _typed(row, (bytes, int, int, bytes, bytes)):
-            _insert(target, "group_parts", row)
+    for table, types in _SALVAGED.items():
+        for row in _rows(source, table):
+            if _typed(row, types):
+                _insert(target, table, row)
     target.execute("DELETE FROM group_parts WHERE grp NOT IN (SELECT key FROM groups)")
-    # A body whose checksum is wrong is copied too: the reader reports it, and the target counts its samples.
-    for row in _rows(source, "journal"):
-        if _typed(row, (int, int, bytes, str, int, int, int, bytes)):
-            _insert(target, "journal", row)
     rows, seen, total = target.execute(
         "SELECT count(*), coalesce(max(seq), 0), coalesce(max(total), 0) FROM journal"
     ).fetchone()
@@ -253,6 +256,7 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
         ("last_seq", max(last_seq, seen)),
         ("accepted_total", max(accepted, total)),
         ("state_seq", max(0, meta.get("state_seq", 0))),
+        ("tick_ms", max(0, meta.get("tick_ms", 0))),
     )
     target.executemany("UPDATE meta SET value = ?2 WHERE name = ?1", state)
     return int(rows)

@@ -5,10 +5,11 @@ encoded `prometheus.TimeSeries` fields of a WriteRequest (remote_write 1.0), so 
 joined into a request without decoding them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Operation = Literal["put", "post", "delete", "failure"]
+Operation = Literal["put", "post", "delete", "failure", "expire", "forget"]
 NEVER_MS = 1 << 62
 """Later than any time."""
 
@@ -86,6 +87,46 @@ class CursorRow:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRow:
+    """An idempotency key that a push of a group came with."""
+
+    group: bytes
+    key: str
+    digest: bytes
+    """Of method and body: another one under the same key is another push."""
+    first_seq: int
+    """Rows of the push; 0 when it made none."""
+    last_seq: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """What became of a stretch of the journal at one target."""
+
+    target: str
+    first_seq: int
+    last_seq: int
+    at_ms: int
+    reason: str = ""
+    """Empty when it was delivered, else why it never will be."""
+    words: str = ""
+    """The target's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a sender says of rows, behind those it spoke of before."""
+
+    first_seq: int
+    last_seq: int
+    delivered: int
+    dropped: Mapping[str, int]
+    """Samples by reason."""
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What one transaction writes: rows in order, group states after them, cursor moves."""
 
@@ -94,3 +135,7 @@ class Batch:
     cursors: tuple[CursorRow, ...] = ()
     state_seq: int = 0
     """The stored groups know every row up to here; 0 says nothing new."""
+    tick_ms: int = 0
+    """Newest point of the grid; 0 says nothing new."""
+    keys: tuple[KeyRow, ...] = ()
+    deliveries: tuple[DeliveryRow, ...] = ()

@@ -10,6 +10,7 @@ FILE_NAME = "journal.db"
 
 # journal.total is the number of samples ever accepted up to and including the row: it lets recovery find the
 # total again when the meta table is lost. body stands last so that the other columns are read without it.
+# meta.tick_ms is the newest point of the grid for which repeats may have been sent.
 # meta.state_seq: rows behind it may tell values of their groups that the groups table does not have yet.
 # meta.last_seq keeps sequence numbers from being given out again after the newest rows were removed.
 TABLES = {
@@ -45,11 +46,32 @@ TABLES = {
         start_total INTEGER NOT NULL,
         delivered INTEGER NOT NULL,
         dropped TEXT NOT NULL)""",
+    "keys": """CREATE TABLE keys (
+        grp BLOB NOT NULL,
+        key TEXT NOT NULL,
+        digest BLOB NOT NULL,
+        first_seq INTEGER NOT NULL,
+        last_seq INTEGER NOT NULL,
+        at_ms INTEGER NOT NULL,
+        PRIMARY KEY (grp, key))""",
+    "deliveries": """CREATE TABLE deliveries (
+        target TEXT NOT NULL,
+        first_seq INTEGER NOT NULL,
+        last_seq INTEGER NOT NULL,
+        at_ms INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        words TEXT NOT NULL,
+        PRIMARY KEY (target, first_seq))""",
     "meta": "CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL)",
 }
 """Table name to the statement that makes it; every table has a rowid, so that recovery can walk each by number."""
 
+META = frozenset({"schema_version", "journal_id", "accepted_total", "last_seq", "state_seq", "tick_ms"})
+"""Names in the meta table."""
+
 FILL = (
     "CREATE INDEX journal_arrival ON journal (arrival_ms)",
-    f"INSERT INTO meta VALUES ('schema_version', {VERSION}), ('accepted_total', 0), ('last_seq', 0), ('state_seq', 0)",  # noqa: S608
+    "CREATE INDEX keys_at ON keys (at_ms)",
+    f"INSERT INTO meta VALUES ('schema_version', {VERSION}), ('journal_id', abs(random() % {1 << 32}))",  # noqa: S608
+    "INSERT INTO meta VALUES ('accepted_total', 0), ('last_seq', 0), ('state_seq', 0), ('tick_ms', 0)",
 )

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError
-from bridge.journal import schema
+from bridge.journal import notes, schema
 from bridge.journal.recovery import Recovery, connect, open_database, sync_directory
-from bridge.journal.rows import Batch, CursorRow, GroupRow, PartRow, Record
+from bridge.journal.rows import Batch, CursorRow, GroupRow, KeyRow, PartRow, Record
 
 _LOW_DISK_BYTES = 1 << 20
 _MAX_RESERVE_PAGES = 64
@@ -50,6 +50,10 @@ class Journal:
         self._accepted = self._next_accepted = int(meta["accepted_total"])
         self.state_seq = self._next_state_seq = int(meta["state_seq"])
         """Rows behind this tell what the stored groups do not know yet."""
+        self.tick_ms = int(meta["tick_ms"])
+        """Newest point of the grid when the file was opened."""
+        self.id = f"{int(meta['journal_id']):08x}"
+        """Tells the journal's sequence numbers from those of any other."""
 
     @staticmethod
     def open(directory: Path, *, max_bytes: int, now_ms: int) -> "Journal":
@@ -112,10 +116,13 @@ class Journal:
             if batch.state_seq:
                 self._next_state_seq = batch.state_seq
                 self._connection.execute("UPDATE meta SET value = ? WHERE name = 'state_seq'", (batch.state_seq,))
+            if batch.tick_ms:
+                self._connection.execute("UPDATE meta SET value = ? WHERE name = 'tick_ms'", (batch.tick_ms,))
             if batch.cursors:
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?, ?)", map(_cursor_values, batch.cursors)
                 )
+            notes.write(self._connection, batch)
             self._used = self._used_pages()
             full = bool(batch.records) and self.full
         except sqlite3.Error as error:
@@ -175,6 +182,25 @@ class Journal:
                 )
         except sqlite3.Error as error:
             raise self._translate(error) from error
+
+    def find_key(self, group: bytes, key: str) -> KeyRow | None:
+        """Give the push that came with an idempotency key, as committed. Raise JournalUnavailableError."""
+        try:
+            return notes.find_key(self._connection, group, key)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def trim_notes(self, keys_before_ms: int, deliveries_before_ms: int) -> None:
+        """Forget keys and deliveries older than this, and keys over the bound, in the current transaction.
+
+        Raise JournalUnavailableError.
+        """
+        try:
+            self._begin()
+            notes.trim(self._connection, keys_before_ms, deliveries_before_ms)
+            self._used = self._used_pages()
+        except sqlite3.Error as error:
+            self._fail(error)
 
     def load_cursors(self) -> list[CursorRow]:
         """Give every target's cursor, by name. Raise JournalUnavailableError."""

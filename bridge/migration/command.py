@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bridge.config import parse_duration_s
+from bridge.durations import parse_duration_s
 from bridge.migration.convert import (
     PushTimes,
     SourceGroup,

@@ -15,6 +15,7 @@ from aiohttp import web
 from bridge.errors import PushRefusedError
 from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Group
 from bridge.journal.committer import Committer
+from bridge.journal.rows import NEVER_MS
 from bridge.pipeline import end_matching
 from bridge.selector import NAME, Selector, parse_selector
 from bridge.web import responses
@@ -117,6 +118,8 @@ def _json(group: Group) -> dict[str, Any]:
         "push_time_seconds": group.push_ms / 1000,
         "push_failure_time_seconds": group.failure_ms / 1000,
         "last_push_successful": group.last_push_successful,
+        "expires_seconds": None if group.expires_ms == NEVER_MS else group.expires_ms / 1000,
+        "expired": group.expired,
         "series": sum(len(part.shape.heads) for part in group.parts),
         "families": sorted({family.name for part in group.parts for family in part.shape.families}),
     }

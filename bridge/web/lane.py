@@ -11,7 +11,7 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -20,6 +20,7 @@ from typing import Final, cast
 
 import structlog
 
+from bridge.ingress import terms
 from bridge.web.responses import Answer
 
 _log = structlog.get_logger(__name__)
@@ -28,6 +29,7 @@ _HEAD: Final = re.compile(
 )
 _FIELD: Final = re.compile(rb"([^:\r\n]+):[ \t]*([ -~]*?)[ \t]*\r\n")
 _GENERAL_FIELDS: Final = frozenset(b"expect keep-alive te trailer transfer-encoding upgrade".split())
+_PUSH_HEADERS: Final = ("Content-Type", "Content-Encoding", *terms.HEADERS)
 _LARGEST_BODY_BYTES: Final = 1 << 17
 _MOST_HELD_BYTES: Final = 1 << 18
 
@@ -39,8 +41,9 @@ class PlainPush:
     method: str
     path: str
     """As sent, without the query."""
-    content_type: str
-    content_encoding: str
+    query: str
+    headers: Mapping[str, str]
+    """Those of a push, by the names that the site asks for."""
     body: bytes
     size_bytes: int
     """Head and body together."""
@@ -62,18 +65,18 @@ def read_push(data: bytes) -> PlainPush | type[Incomplete] | None:
     fields = _read_fields(head[3])
     if fields is None:
         return None
-    content_type, content_encoding, length = fields
+    headers, length = fields
     start = head.end()
     end = start + length
     if len(data) < end:
         return Incomplete
-    path = head[2].partition(b"?")[0].decode()
-    return PlainPush(head[1].decode(), path, content_type, content_encoding, data[start:end], end)
+    path, _, query = head[2].decode().partition("?")
+    return PlainPush(head[1].decode(), path, query, headers, data[start:end], end)
 
 
 @lru_cache(1024)
-def _read_fields(lines: bytes) -> tuple[str, str, int] | None:
-    """Content-Type, Content-Encoding and Content-Length in bytes, None when a header needs the general way."""
+def _read_fields(lines: bytes) -> tuple[Mapping[str, str], int] | None:
+    """The headers that a push can have and Content-Length in bytes, None when a header needs the general way."""
     pairs = _FIELD.findall(lines)
     fields = {name.lower(): value for name, value in pairs}
     length = fields.get(b"content-length", b"")
@@ -86,20 +89,23 @@ def _read_fields(lines: bytes) -> tuple[str, str, int] | None:
         or int(length) > _LARGEST_BODY_BYTES
     ):
         return None
-    return fields.get(b"content-type", b"").decode(), fields.get(b"content-encoding", b"").decode(), int(length)
+    headers = {
+        name: fields[name.lower().encode()].decode() for name in _PUSH_HEADERS if name.lower().encode() in fields
+    }
+    return headers, int(length)
+
+
+def _to_bytes(answer: Answer, now_s: int) -> bytes:
+    """An answer as it goes over the wire."""
+    start = _first_lines(answer.status, len(answer.body), now_s)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in answer.headers])
+    return b"%b%b\r\n%b" % (start, lines.encode(), answer.body)
 
 
 @lru_cache(64)
-def _to_bytes(answer: Answer, now_s: int) -> bytes:
-    """An answer as it goes over the wire."""
-    lines = [
-        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
-        *(f"{name}: {value}" for name, value in answer.headers),
-        f"Content-Length: {len(answer.body)}",
-        f"Date: {formatdate(now_s, usegmt=True)}",
-        "\r\n",
-    ]
-    return "\r\n".join(lines).encode() + answer.body
+def _first_lines(status: int, size_bytes: int, now_s: int) -> bytes:
+    date = formatdate(now_s, usegmt=True)
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: {size_bytes}\r\nDate: {date}\r\n".encode()
 
 
 class Lane(asyncio.Protocol):

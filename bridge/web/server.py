@@ -5,7 +5,7 @@ Owns the mapping of paths to operations (protocol.md section 5.2). What a push d
 """
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,18 +19,21 @@ from bridge.config import Config
 from bridge.errors import PushRefusedError, TooLargeError
 from bridge.exposition.write import write_text
 from bridge.ingress.path import needs_redirect, parse_grouping_path
+from bridge.ingress.terms import read_terms
 from bridge.journal.committer import Committer
 from bridge.pipeline import Push, PushOptions, accept, end_all, end_group
 from bridge.telemetry import Telemetry
 from bridge.web import groups, responses
 from bridge.web.lane import PlainPush
-from bridge.web.responses import ABORTED, ACCEPTED, ENDED, Answer
+from bridge.web.receipts import Receipts
+from bridge.web.responses import ABORTED, ENDED, Answer
 from bridge.web.views import group_families, groups_json, own_families
 
 _log = structlog.get_logger(__name__)
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _PUSH_METHODS = ("PUT", "POST", "DELETE")
 _WIPE = "/api/v1/admin/wipe"
+_PUSH_BY_ID = "/api/v1/pushes/"
 _READ_BYTES = 1 << 16
 _ABSOLUTE = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
 _SCRAPE_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
@@ -43,6 +46,7 @@ class Site:
     config: Config
     options: PushOptions
     committer: Committer
+    receipts: Receipts
     telemetry: Telemetry
     now_ms: Callable[[], int]
     started_ms: int
@@ -58,9 +62,7 @@ class Site:
             if request.method not in _PUSH_METHODS:
                 allow = {"Allow": "DELETE, OPTIONS, POST, PUT"}
                 return web.Response(headers=allow) if request.method == "OPTIONS" else _not_allowed(allow)
-            headers = request.headers
-            content_type, content_encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "")
-            answer = await self._push(request.method, grouping_path, content_type, content_encoding, request)
+            answer = await self._push(request.method, grouping_path, query, request.headers, request)
             return answer.response()
         cleaned = needs_redirect(path)
         if cleaned is not None:
@@ -74,14 +76,14 @@ class Site:
         path = push_path(push.path, self.config.web.prefix)
         if path is None:
             return None
-        return self._push(push.method, path, push.content_type, push.content_encoding, push.body)
+        return self._push(push.method, path, push.query, push.headers, push.body)
 
     async def _route(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         if path == _WIPE and not self.config.web.enable_admin_api and request.method != "OPTIONS":
             return responses.text(404, "404 page not found")
         if request.method == "OPTIONS" and path.startswith("/api/v1/"):
             return responses.api_options()
-        route = _ROUTES.get(path)
+        route = _ROUTES.get(_PUSH_BY_ID if path.startswith(_PUSH_BY_ID) else path)
         if route is None and path.removesuffix("/") in _ROUTES:
             bare = f"{self.config.web.prefix}{path.removesuffix('/')}{query}"
             return web.Response(status=301 if request.method == "GET" else 307, headers={"Location": bare})
@@ -94,20 +96,22 @@ class Site:
         return web.Response(headers=allow) if request.method == "OPTIONS" else _not_allowed(allow)
 
     async def _push(
-        self, method: str, path: str, content_type: str, content_encoding: str, body: bytes | web.BaseRequest
+        self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes | web.BaseRequest
     ) -> Answer:
         started = perf_counter()
         outcome, reason = "accepted", ""
         try:
             grouping = parse_grouping_path(path, utf8_names=self.options.flatten.utf8_names)
+            terms = read_terms(query, headers)
             if method == "DELETE":
-                await end_group(grouping, self.committer)
-                return ENDED
+                receipt = await end_group(grouping, self.committer, terms)
+                return await self.receipts.answer(202, receipt, terms.wait_s)
             limit_bytes = self.options.max_body_bytes
             data = body if isinstance(body, bytes) else await _read(body, limit_bytes)
             if len(data) > limit_bytes:
                 raise _too_large(len(data), limit_bytes)
-            push = Push(grouping, method == "PUT", data, content_type, content_encoding)
+            content_type, content_encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "")
+            push = Push(grouping, method == "PUT", data, content_type, content_encoding, terms)
             receipt = await accept(push, self.committer, self.options, self.now_ms())
         except (ConnectionError, web.RequestPayloadError) as error:
             outcome, reason = "refused", "aborted"
@@ -121,7 +125,7 @@ class Site:
             for family, here, elsewhere in receipt.type_conflicts:
                 self.telemetry.type_conflicts.inc()
                 _log.warning("type_conflict", family=family, type=here, other_type=elsewhere, grouping=dict(grouping))
-            return ACCEPTED
+            return await self.receipts.answer(200, receipt, terms.wait_s)
         finally:
             self.telemetry.pushes_of(method.lower(), outcome, reason).inc()
             self.telemetry.push_seconds.observe(perf_counter() - started)
@@ -192,6 +196,8 @@ _ROUTES: dict[str, dict[str, _Handler]] = {
         "GET": lambda site, request: groups.find(site.committer, request),
         "DELETE": lambda site, request: groups.end(site.committer, request),
     },
+    "/api/v1/pushes": {"GET": lambda site, request: site.receipts.list(request.raw_path.partition("?")[2])},
+    _PUSH_BY_ID: {"GET": lambda site, request: site.receipts.show(_last_segment(request))},
     _WIPE: {"PUT": Site.wipe},
 }
 
@@ -205,6 +211,10 @@ def push_path(path: str, prefix: str) -> str | None:
     if not path.replace("%40", "@").startswith(("/metrics/job/", "/metrics/job@base64/")):
         return None
     return path.removeprefix("/metrics/")
+
+
+def _last_segment(request: web.BaseRequest) -> str:
+    return request.raw_path.partition("?")[0].rpartition("/")[2]
 
 
 def _not_allowed(allow: dict[str, str]) -> web.Response:

@@ -61,7 +61,7 @@ def _with_instance(labels: Labels) -> Labels:
 
 
 def groups_json(groups: Iterable[Group], external: Mapping[str, str]) -> list[dict[str, Any]]:
-    """All groups in the shape of Pushgateway's /api/v1/metrics."""
+    """All groups that hold something still, in the shape of Pushgateway's /api/v1/metrics."""
     return [
         {
             "labels": dict(group.id.labels),
@@ -69,4 +69,5 @@ def groups_json(groups: Iterable[Group], external: Mapping[str, str]) -> list[di
             **{family.name: family_json(family, group.push_ms) for family in group_families(group, external)},
         }
         for group in groups
+        if not group.expired
     ]

@@ -1,0 +1,48 @@
+"""A target's log lines, told at once and then seldom: a receiver that is away fails many times a second.
+
+Owns the interval and that no line shows the user or password of a URL.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from urllib.parse import urlsplit, urlunsplit
+
+import structlog
+
+LOG_INTERVAL_S = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class ThrottledLog:
+    """Log each event at once, then at most every `LOG_INTERVAL_S` with the number left out in between."""
+
+    def __init__(self, target: str, url: str, clock_s: Callable[[], float]) -> None:
+        """Log for a target; `clock_s` is monotonic."""
+        self._bound = _log.bind(target=target, url=_without_credentials(url))
+        self._clock_s = clock_s
+        self._next_s: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
+
+    def warning(self, event: str, **facts: object) -> None:
+        """Tell what may get better by itself."""
+        if self._due(event):
+            self._bound.warning(event, **facts, left_out=self._left_out.pop(event, 0))
+
+    def error(self, event: str, **facts: object) -> None:
+        """Tell what somebody has to look at."""
+        if self._due(event):
+            self._bound.error(event, **facts, left_out=self._left_out.pop(event, 0))
+
+    def _due(self, event: str) -> bool:
+        now_s = self._clock_s()
+        if now_s < self._next_s.get(event, now_s):
+            self._left_out[event] += 1
+            return False
+        self._next_s[event] = now_s + LOG_INTERVAL_S
+        return True
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,68 @@
+"""Time's own operations: a point of the grid begins, and what groups hold ends.
+
+Owns when they are done, and that what is due ends before it is repeated once more. What they do is `bridge.hold`;
+the clock is given in, and may step.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from bridge.errors import PushRefusedError
+from bridge.hold import HoldTimes, due_ms, end, grid_ms
+from bridge.journal.committer import Committer, Staging
+
+_log = structlog.get_logger(__name__)
+_LONGEST_STEP_S = 1.0
+_GROUPS_AT_ONCE = 200
+"""So many end in one transaction: pushes that wait for it must not wait long."""
+
+
+class Timekeeper:
+    """Looks at the clock again and again."""
+
+    def __init__(self, committer: Committer, times: HoldTimes, now_ms: Callable[[], int]) -> None:
+        """Do what is due in the groups of `committer`."""
+        self._committer = committer
+        self._times = times
+        self._now_ms = now_ms
+
+    async def run(self) -> None:
+        """Go on until cancelled; a disk that takes no writes only makes things late."""
+        while True:
+            try:
+                await self.step()
+            except PushRefusedError as error:
+                _log.debug("time_waits", error=str(error))
+            left_s = (self._times.interval_ms - self._now_ms() % self._times.interval_ms) / 1000
+            await asyncio.sleep(min(left_s, _LONGEST_STEP_S))
+
+    async def step(self) -> None:
+        """Do what is due now; raises JournalFullError or JournalUnavailableError when it could not be written."""
+        now_ms = self._now_ms()
+        if self._committer.groups.soonest_ms <= now_ms:
+            await self._end_due(now_ms)
+        at_ms = grid_ms(now_ms, self._times.interval_ms)
+        if at_ms > self._committer.newest_tick.at_ms:
+            await self._committer.tick(at_ms)
+
+    async def _end_due(self, now_ms: int) -> None:
+        groups = self._committer.groups
+        due = {group.id.key: due_ms(group, self._times.forget_after_ms) for group in groups.live()}
+        groups.soonest_ms = min((at_ms for at_ms in due.values() if at_ms > now_ms), default=now_ms + 86_400_000)
+        keys = [key for key, at_ms in due.items() if at_ms <= now_ms]
+        try:
+            for start in range(0, len(keys), _GROUPS_AT_ONCE):
+                chunk = keys[start : start + _GROUPS_AT_ONCE]
+                await self._committer.submit(lambda staging, chunk=chunk: self._end(staging, chunk))  # type: ignore[misc]
+        except PushRefusedError:
+            groups.soonest_ms = now_ms
+            raise
+
+    def _end(self, staging: Staging, keys: list[bytes]) -> None:
+        for key in keys:
+            group = staging.group(key)
+            # A push may have come in between.
+            if due_ms(group, self._times.forget_after_ms) <= staging.now_ms:
+                staging.add(end(group, staging.now_for(group)))
