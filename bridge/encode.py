@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from bridge.groups import Change, Content, FamilyShape, Group, GroupId, make_shape
+from bridge.groups import Change, Content, FamilyShape, Group, GroupId, gauge_doubles, gauge_seconds, make_shape
 from bridge.journal.rows import NEVER_MS, GroupRow, PartRow, Record
 from bridge.wire import snappy_block
 from bridge.wire.head import decode_sample, encode_sample, encode_samples, split_heads
@@ -28,9 +28,7 @@ def encode_change(change: Change) -> list[Record]:
     if ended:
         heads, doubles = (*ended, *heads), (*(STALE_NAN,) * len(ended), *doubles)
     if change.gauges:
-        gauges = pack_doubles((group.push_ms / _SECOND_MS, group.failure_ms / _SECOND_MS))
-        heads = (*heads, group.id.push_time_head, group.id.push_failure_time_head)
-        doubles = (*doubles, *cut_doubles(gauges))
+        heads, doubles = (*heads, *group.id.gauge_heads), (*doubles, *gauge_doubles(group))
     if stamps:
         stamps = (*(None,) * len(ended), *stamps, *(None,) * (len(heads) - len(ended) - len(stamps)))
     records: list[Record] = []
@@ -93,8 +91,11 @@ def replay(group: Group, arrival_ms: int, body: bytes) -> Group:
         samples = {head: value for head, value, _ in map(decode_sample, fields)}
     except (IndexError, struct.error) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    push_s = samples.pop(group.id.push_time_head, group.push_ms / _SECOND_MS)
-    failure_s = samples.pop(group.id.push_failure_time_head, group.failure_ms / _SECOND_MS)
+    push_s, failure_s = (
+        (samples.pop(head, now) for head, now in zip(group.id.gauge_heads, gauge_seconds(group), strict=True))
+        if group.id.gauge_heads
+        else (arrival_ms / _SECOND_MS, 0.0)
+    )
     parts = tuple(
         replace(
             part, doubles=pack_doubles([samples.get(*pair) for pair in zip(part.shape.heads, part.values, strict=True)])

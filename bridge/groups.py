@@ -22,6 +22,8 @@ LOOKBACK_MS = 5 * 60 * 1000
 """How long an instant query sees a sample: what is sent once stays known for as long."""
 PUSH_TIME, PUSH_FAILURE_TIME = "push_time_seconds", "push_failure_time_seconds"
 _SEPARATOR = b"\xff"
+_BEHIND_SOURCE = b"\xfe"
+_SECOND_MS = 1000
 _K = TypeVar("_K")
 
 
@@ -131,8 +133,10 @@ class GroupId:
     key: bytes
     labels: Labels
     """Grouping labels sorted by name, empty values included: they are part of the key."""
-    push_time_head: bytes
-    push_failure_time_head: bytes
+    gauge_heads: tuple[bytes, ...]
+    """Of the two push-time gauges; none for what does not come by a push."""
+    source: str = ""
+    """Where it comes from when that is no push: the path of a file. Two sources may have the same labels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,14 +197,25 @@ def _repeats(one: Content, other: Content) -> bool:
     return one.shape is other.shape and one.timestamps is None and other.timestamps is None
 
 
-def key_of(labels: Labels) -> bytes:
-    """Identity of a group: sorted names and values joined by 0xFF, which UTF-8 never contains."""
-    return _SEPARATOR.join(part.encode() for pair in sorted(labels) for part in pair)
+def gauge_seconds(group: Group) -> tuple[float, float]:
+    """Values of the two push-time gauges, 0 for never (protocol.md section 5.4)."""
+    return group.push_ms / _SECOND_MS, group.failure_ms / _SECOND_MS
+
+
+def gauge_doubles(group: Group) -> tuple[bytes, ...]:
+    """Bytes of the values of the group's gauges."""
+    return cut_doubles(pack_doubles(gauge_seconds(group))) if group.id.gauge_heads else ()
+
+
+def key_of(labels: Labels, source: str = "") -> bytes:
+    """Identity of a group: sorted names and values joined by 0xFF, behind a source and 0xFE; UTF-8 has neither."""
+    labels_key = _SEPARATOR.join(part.encode() for pair in sorted(labels) for part in pair)
+    return source.encode(errors="surrogateescape") + _BEHIND_SOURCE + labels_key if source else labels_key
 
 
 def labels_of_key(key: bytes) -> Labels:
     """Labels of a grouping key."""
-    parts = [part.decode() for part in key.split(_SEPARATOR)]
+    parts = [part.decode() for part in key.rpartition(_BEHIND_SOURCE)[2].split(_SEPARATOR)]
     return tuple(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -212,7 +227,8 @@ def group_id(key: bytes, external: Mapping[str, str]) -> GroupId:
     def gauge(name: str) -> bytes:
         return make_head(label_bytes((("__name__", name), *everything.items())))
 
-    return GroupId(key, labels, gauge(PUSH_TIME), gauge(PUSH_FAILURE_TIME))
+    source = key.rpartition(_BEHIND_SOURCE)[0].decode(errors="surrogateescape")
+    return GroupId(key, labels, () if source else (gauge(PUSH_TIME), gauge(PUSH_FAILURE_TIME)), source)
 
 
 def next_ms(group: Group, now_ms: int) -> int:
@@ -278,7 +294,7 @@ def delete(group: Group, now_ms: int) -> Change:
     """Apply DELETE: every series ends, the push-time gauges too."""
     ended = ended_between(group.parts, ())
     if group.live:
-        ended = (*ended, group.id.push_time_head, group.id.push_failure_time_head)
+        ended = (*ended, *group.id.gauge_heads)
     after = Group(group.id, last_ms=next_ms(group, now_ms))
     return Change("delete", after, ended=ended, gauges=False)
 
@@ -298,6 +314,8 @@ class Groups:
     _name_sets: dict[tuple[str, ...], int] = field(default_factory=dict)
     _types: dict[str, dict[MetricType, int]] = field(default_factory=dict)
     """Family name -> type -> number of parts with it."""
+    _source_owners: dict[bytes, bytes] = field(default_factory=dict)
+    """Series -> group of those that come from no push: their keys do not follow from their labels."""
     soonest_ms: int = NEVER_MS
     """Nothing in any group ends before this; whoever ends things sets it anew."""
 
@@ -318,7 +336,7 @@ class Groups:
             before = self._by_key.get(group.id.key)
             self._by_key[group.id.key] = group
             change = group.live - (before.live if before else False)
-            if change:
+            if change and not group.id.source:
                 names = tuple(name for name, _ in group.id.labels)
                 _count(self._name_sets, names, change)
             was, now = before.parts if before else (), group.parts
@@ -326,6 +344,10 @@ class Groups:
             if len(was) != len(now) or any(old.shape is not new.shape for old, new in zip(was, now, strict=True)):
                 self._count_types(was, -1)
                 self._count_types(now, 1)
+                if group.id.source:
+                    for head in _heads(was):
+                        self._source_owners.pop(head, None)
+                    self._source_owners.update(dict.fromkeys(_heads(now), group.id.key))
 
     def _count_types(self, parts: Iterable[Content], change: int) -> None:
         for part in parts:
@@ -357,6 +379,10 @@ class Groups:
         """Groups that hold something, in the order of their first push."""
         return (group for group in self._by_key.values() if group.live)
 
+    def source_owner(self, head: bytes) -> bytes | None:
+        """The group that has this series from a source that is no push."""
+        return self._source_owners.get(head)
+
     def name_sets(self) -> Iterable[tuple[str, ...]]:
         """The distinct sets of grouping label names among live groups."""
         return self._name_sets.keys()
@@ -379,24 +405,29 @@ def check_foreign(group: Group, content: Content, others: "Groups", staged: Mapp
     external = others.external_labels
     own = tuple(name for name, _ in group.id.labels)
     name_sets = set(others.name_sets())
-    name_sets.update(tuple(name for name, _ in other.id.labels) for other in staged.values() if other.live)
-    if external.keys().isdisjoint(own):
+    name_sets.update(
+        tuple(name for name, _ in other.id.labels) for other in staged.values() if other.live and not other.id.source
+    )
+    if external.keys().isdisjoint(own) and not group.id.source:
         name_sets.discard(own)
-    if not name_sets:
-        return
     # Keys that differ in an empty label only have the same push-time gauges.
-    heads = content.shape.heads if group.live else (*content.shape.heads, group.id.push_time_head)
+    heads = content.shape.heads if group.live else (*content.shape.heads, *group.id.gauge_heads[:1])
     owned = {group.id.key: frozenset[bytes]()}
+    staged_sources = {head: key for key, other in staged.items() if other.id.source for head in _heads_of(other)}
     for head in heads:
+        source_owner = staged_sources.get(head) or others.source_owner(head)
+        if not name_sets and source_owner is None:
+            continue
         labels = dict(labels_of(head))
-        for key in {key for names in name_sets for key in _possible_keys(names, labels, external)}:
+        possible = {key for names in name_sets for key in _possible_keys(names, labels, external)}
+        for key in possible if source_owner is None else {*possible, source_owner}:
             if key not in owned:
                 owned[key] = _heads_of(staged.get(key) or others.get(key))
             if head in owned[key]:
                 raise BadPushError(
                     "inconsistent",
                     "pushed metrics are invalid or inconsistent with existing metrics: "
-                    f"{spell_series(head)} is already pushed by the group {dict(labels_of_key(key))}; "
+                    f"{spell_series(head)} is already pushed by the group {spell_group(key)}; "
                     "delete that group or change the grouping labels",
                 )
 
@@ -411,5 +442,14 @@ def _possible_keys(names: Sequence[str], labels: Mapping[str, str], external: Ma
 
 
 def _heads_of(group: Group) -> frozenset[bytes]:
-    gauges = [group.id.push_time_head] if group.live else []
-    return frozenset(gauges).union(*(part.shape.heads for part in group.parts))
+    return frozenset((*(group.id.gauge_heads[:1] if group.live else ()), *_heads(group.parts)))
+
+
+def _heads(parts: Iterable[Content]) -> Iterator[bytes]:
+    return (head for part in parts for head in part.shape.heads)
+
+
+def spell_group(key: bytes) -> str:
+    """A group for messages."""
+    source = group_id(key, {}).source
+    return f"{dict(labels_of_key(key))}" + (f" of {source}" if source else "")

@@ -29,8 +29,10 @@ class Heartbeat:
         """Say what `source` gives, too. Its labels stand over the agent's own."""
         self._sources.append(source)
 
-    def points(self) -> tuple[list[bytes], list[bytes]]:
-        """Heads and doubles of everything that is to be said now."""
+    def points(self, at_ms: int) -> tuple[list[bytes], list[bytes]]:
+        """Heads and doubles of everything that is to be said at a point of the grid; none before the start."""
+        if at_ms < self._started_s * 1000:
+            return [], []
         facts: list[Fact] = [("pushbridge_up", (), 1.0), ("pushbridge_start_time_seconds", (), self._started_s)]
         for source in self._sources:
             facts += source()

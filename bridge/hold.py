@@ -7,13 +7,12 @@ nothing is sent here, and nothing that is repeated is journaled: it follows from
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bridge.groups import Change, Group, Groups, delete, ended_between, next_ms
+from bridge.groups import Change, Group, Groups, delete, ended_between, gauge_doubles, next_ms
 from bridge.journal.rows import NEVER_MS
 from bridge.wire import snappy_block
 from bridge.wire.head import encode_samples
-from bridge.wire.remote_write import cut_doubles, pack_doubles
+from bridge.wire.remote_write import cut_doubles
 
-_SECOND_MS = 1000
 Points = tuple[Sequence[bytes], Sequence[bytes]]
 """Heads and doubles of series."""
 
@@ -57,8 +56,7 @@ def held_points(group: Group, at_ms: int) -> Points:
     """
     if not group.live or group.last_ms >= at_ms:
         return (), ()
-    heads = [group.id.push_time_head, group.id.push_failure_time_head]
-    doubles = [*cut_doubles(pack_doubles((group.push_ms / _SECOND_MS, group.failure_ms / _SECOND_MS)))]
+    heads, doubles = [*group.id.gauge_heads], [*gauge_doubles(group)]
     if group.hold and at_ms < group.expires_ms:
         for part in group.parts:
             if part.timestamps is None:
@@ -100,7 +98,7 @@ class Round:
     groups: Groups
     tick: Tick
     max_samples: int
-    own: Callable[[], Points]
+    own: Callable[[int], Points]
     """What the agent says of itself; it comes first."""
     _keys: list[bytes] | None = None
     _position: int = -1
@@ -116,7 +114,9 @@ class Round:
         position, offset = self._position, self._offset
         while position < len(self._keys) and len(heads) < self.max_samples:
             more_heads, more_doubles = (
-                self.own() if position < 0 else held_points(self.groups.get(self._keys[position]), self.tick.at_ms)
+                self.own(self.tick.at_ms)
+                if position < 0
+                else held_points(self.groups.get(self._keys[position]), self.tick.at_ms)
             )
             room = self.max_samples - len(heads)
             heads += more_heads[offset : offset + room]
@@ -143,7 +143,7 @@ class TargetHold:
         groups: Groups,
         newest_tick: Callable[[], Tick],
         max_samples: int,
-        own: Callable[[], Points] = lambda: ((), ()),
+        own: Callable[[int], Points] = lambda _: ((), ()),
     ) -> None:
         """Begin with the first tick after the newest one."""
         self._own = own

@@ -115,6 +115,7 @@ def _names(group: Group) -> set[str]:
 def _json(group: Group) -> dict[str, Any]:
     return {
         "labels": dict(group.id.labels),
+        "source": group.id.source or "push",
         "push_time_seconds": group.push_ms / 1000,
         "push_failure_time_seconds": group.failure_ms / 1000,
         "last_push_successful": group.last_push_successful,

@@ -35,6 +35,8 @@ def group_families(group: Group, external: Mapping[str, str]) -> Iterator[Expose
     hidden = {name: value for name, value in external.items() if not own.get(name)}
     for part in group.parts:
         yield from _part_families(part, group.id.labels, hidden)
+    if group.id.source:
+        return
     labels = _with_instance(group.id.labels)
     for name, at_ms in ((PUSH_TIME, group.push_ms), (PUSH_FAILURE_TIME, group.failure_ms)):
         yield ExposedFamily(name, "gauge", _GAUGE_HELP[name], ((name, labels, at_ms / 1000),))
@@ -69,5 +71,5 @@ def groups_json(groups: Iterable[Group], external: Mapping[str, str]) -> list[di
             **{family.name: family_json(family, group.push_ms) for family in group_families(group, external)},
         }
         for group in groups
-        if not group.expired
+        if not group.expired and not group.id.source
     ]
