@@ -4,7 +4,7 @@ import struct
 
 from hypothesis import strategies as st
 
-from bridge.groups import Content, FamilyShape, make_shape
+from bridge.groups import Content, FamilyShape, make_content, make_shape
 from bridge.model import Family, Labels, MetricType, Sample
 from bridge.wire.head import labels_of, make_head
 from bridge.wire.remote_write import STALE_NAN, label_bytes
@@ -46,7 +46,7 @@ def contents(draw: st.DrawFn) -> Content:
     values = draw(st.lists(VALUES, min_size=len(heads), max_size=len(heads)))
     stamps = draw(st.none() | st.lists(st.none() | INT64, min_size=len(heads), max_size=len(heads)))
     has_stamp = any(stamp is not None for stamp in stamps or ())
-    return Content(make_shape(shapes, heads), tuple(values), tuple(stamps) if stamps and has_stamp else None)
+    return make_content(make_shape(shapes, heads), values, tuple(stamps) if stamps and has_stamp else None)
 
 
 @st.composite

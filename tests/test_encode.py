@@ -4,11 +4,23 @@ from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from bridge._pb import remote_write_v1_pb2 as pb
-from bridge.encode import ROW_SAMPLES, decode_group, decode_part, encode_change, encode_group
-from bridge.groups import Change, Content, FamilyShape, Group, delete, group_id, key_of, make_shape, refuse, store
-from bridge.journal.rows import PartRow, Record
+from bridge.encode import ROW_SAMPLES, decode_group, encode_change, encode_group
+from bridge.groups import (
+    Content,
+    FamilyShape,
+    Group,
+    delete,
+    group_id,
+    key_of,
+    make_content,
+    make_shape,
+    refuse,
+    store,
+)
+from bridge.journal.rows import NEVER_MS, GroupRow, PartRow, Record
 from bridge.model import Labels
 from bridge.wire import snappy_block
 from bridge.wire.head import labels_of, make_head
@@ -53,11 +65,11 @@ def gauges(group: Group) -> list[Sent]:
 
 def plain(count: int, name: str = "x", value: float = 1.5) -> Content:
     heads = [make_head(label_bytes([("__name__", name), ("n", str(at))])) for at in range(count)]
-    return Content(make_shape([FamilyShape(name, "gauge", "", 0, count)], heads), tuple(value for _ in heads))
+    return make_content(make_shape([FamilyShape(name, "gauge", "", 0, count)], heads), tuple(value for _ in heads))
 
 
-def after(change: Change) -> Group:
-    return encode_change(change)[1]
+def reloaded(group: Group) -> Group:
+    return decode_group(encode_group(group, None), group.id)
 
 
 def same_content(one: Content, other: Content) -> bool:
@@ -72,17 +84,17 @@ def same_content(one: Content, other: Content) -> bool:
     )
 
 
-TIMED = Content(plain(4).shape, (-0.0, float("nan"), float("inf"), -float("inf")), (None, -(2**63), 2**63 - 1, 0))
+TIMED = make_content(plain(4).shape, (-0.0, float("nan"), float("inf"), -float("inf")), (None, -(2**63), 2**63 - 1, 0))
 
 
 @settings(deadline=None)
-@given(contents(), ARRIVALS_MS)
-@example(TIMED, NOW_MS)
-@example(TIMED, 5)
-def test_a_group_comes_back_as_it_was_stored(content: Content, now_ms: int) -> None:
-    """Values, explicit timestamps, families and times of a group survive storing, whatever they are."""
-    group = after(store(UNKNOWN, content, now_ms, replace_all=True))
-    back = decode_group(encode_group(group), ID)[0]
+@given(contents(), ARRIVALS_MS, ARRIVALS_MS | st.sampled_from([0, NEVER_MS]), st.booleans())
+@example(TIMED, NOW_MS, NEVER_MS, True)
+@example(TIMED, 5, 0, False)
+def test_a_group_comes_back_as_it_was_stored(content: Content, now_ms: int, expires_ms: int, hold: bool) -> None:
+    """Values, explicit timestamps, families, times and end of a group survive storing, whatever they are."""
+    group = replace(store(UNKNOWN, content, now_ms, replace_all=True).group, expires_ms=expires_ms, hold=hold)
+    back = reloaded(group)
     assert (back.id, back.last_ms, back.push_ms, back.failure_ms, back.live) == (
         ID,
         group.last_ms,
@@ -90,18 +102,19 @@ def test_a_group_comes_back_as_it_was_stored(content: Content, now_ms: int) -> N
         group.failure_ms,
         True,
     )
-    assert len(back.parts) == len(group.parts) == len(group.rows) == bool(content.shape.families)
+    assert (back.expires_ms, back.hold) == (expires_ms, hold)
+    assert len(back.parts) == len(group.parts) == bool(content.shape.families)
     assert all(map(same_content, back.parts, group.parts))
-    assert back.rows == group.rows
+    assert encode_group(back, None) == encode_group(group, None)
 
 
 @settings(deadline=None)
 @given(contents(), contents(), ARRIVALS_MS)
 def test_parts_of_several_pushes_come_back(first: Content, second: Content, now_ms: int) -> None:
     """What POST left of an older push is stored beside the newer one, one row for each."""
-    group = after(store(UNKNOWN, first, now_ms, replace_all=True))
-    group = after(store(group, second, now_ms, replace_all=False))
-    back = decode_group(encode_group(group), ID)[0]
+    group = store(UNKNOWN, first, now_ms, replace_all=True).group
+    group = store(group, second, now_ms, replace_all=False).group
+    back = reloaded(group)
     assert len(back.parts) == len(group.parts)
     assert all(map(same_content, back.parts, group.parts))
 
@@ -113,7 +126,7 @@ def test_parts_of_several_pushes_come_back(first: Content, second: Content, now_
 def test_a_receiver_reads_what_was_pushed(content: Content, now_ms: int) -> None:
     """Protobuf reads the same labels in sorted order, values and times, in the push's order, then the gauges."""
     change = store(UNKNOWN, content, now_ms, replace_all=True)
-    records, group = encode_change(change)
+    records, group = encode_change(change), change.group
     times = content.timestamps or (None,) * len(content.values)
     expected = [
         Sent(labels_of(head), value_bytes(value), group.last_ms if stamp is None else stamp)
@@ -129,9 +142,9 @@ def test_a_receiver_reads_what_was_pushed(content: Content, now_ms: int) -> None
 @given(contents(), contents(), ARRIVALS_MS)
 def test_markers_come_first(first: Content, second: Content, now_ms: int) -> None:
     """Series that ended are sent before what came instead, with the stale marker's bits and the arrival's time."""
-    group = after(store(UNKNOWN, first, now_ms, replace_all=True))
+    group = store(UNKNOWN, first, now_ms, replace_all=True).group
     change = store(group, second, now_ms, replace_all=True)
-    records, _ = encode_change(change)
+    records = encode_change(change)
     samples = sent(records)
     count = len(change.ended)
     assert samples[:count] == [Sent(labels_of(head), STALE_NAN, change.group.last_ms) for head in change.ended]
@@ -144,10 +157,16 @@ def test_markers_come_first(first: Content, second: Content, now_ms: int) -> Non
 def test_a_pushed_nan_never_ends_a_series(bits: str, now_ms: int, stamps: tuple[int | None, ...] | None) -> None:
     """Any pushed NaN, even with the stale marker's bits, is sent and stored as the ordinary NaN."""
     (value,) = struct.unpack(">d", bytes.fromhex(bits))
-    content = Content(plain(3).shape, (1.0, value, 2.0), stamps)
-    records, group = encode_change(store(UNKNOWN, content, now_ms, replace_all=True))
-    assert [sample.double for sample in sent(records)][:3] == [value_bytes(1.0), NORMAL_NAN, value_bytes(2.0)]
-    again, _ = encode_change(store(decode_group(encode_group(group), ID)[0], plain(1, "y"), now_ms, replace_all=False))
+    content = make_content(plain(3).shape, (1.0, value, 2.0), stamps)
+    change = store(UNKNOWN, content, now_ms, replace_all=True)
+    assert [sample.double for sample in sent(encode_change(change))][:3] == [
+        value_bytes(1.0),
+        NORMAL_NAN,
+        value_bytes(2.0),
+    ]
+    (part,) = reloaded(change.group).parts
+    assert part.doubles == change.group.parts[0].doubles == b"".join(map(value_bytes, content.values))
+    again = encode_change(store(reloaded(change.group), part, now_ms, replace_all=False))
     assert STALE_NAN not in [sample.double for sample in sent(again)]
 
 
@@ -158,9 +177,9 @@ SIZES = [0, 1, 2, ROW_SAMPLES - 2, ROW_SAMPLES - 1, ROW_SAMPLES, ROW_SAMPLES + 1
 @pytest.mark.parametrize("ended", [0, 1, ROW_SAMPLES, ROW_SAMPLES + 1], ids=str)
 def test_rows_are_never_larger_than_a_request(pushed: int, ended: int) -> None:
     """A large push is cut into rows of at most ROW_SAMPLES in its order, and small pieces share a row."""
-    content = replace(plain(pushed), values=tuple(float(at) for at in range(pushed)))
+    content = make_content(plain(pushed).shape, tuple(float(at) for at in range(pushed)))
     change = replace(store(UNKNOWN, content, NOW_MS, replace_all=True), ended=plain(ended, "old").shape.heads)
-    records, group = encode_change(change)
+    records, group = encode_change(change), change.group
     assert all(0 < record.samples <= ROW_SAMPLES for record in records)
     assert {(record.arrival_ms, record.group, record.operation) for record in records} == {(NOW_MS, ID.key, "put")}
     samples = sent(records)
@@ -175,38 +194,62 @@ def test_rows_are_never_larger_than_a_request(pushed: int, ended: int) -> None:
     ]
     if len(samples) <= ROW_SAMPLES:
         assert len(records) == 1
-    back = decode_group(encode_group(group), ID)[0]
+    back = reloaded(group)
     assert [part.values for part in back.parts] == [content.values]
 
 
-def test_unchanged_parts_keep_their_rows() -> None:
-    """A part that a POST, a refused push or a reload leaves alone keeps its row object and is not written again."""
-    group = after(store(UNKNOWN, plain(1, "a"), NOW_MS, replace_all=False))
-    row = group.rows[0]
+def test_parts_that_are_stored_are_not_written_again() -> None:
+    """A push of the same form, a refused one and a reload write a group's values and times, not its series."""
+    group = store(UNKNOWN, plain(1, "a"), NOW_MS, replace_all=False).group
+    again = make_content(group.parts[0].shape, [7.5])
     for change in (
-        store(group, plain(1, "b"), NOW_MS, replace_all=False),
+        store(group, again, NOW_MS, replace_all=False),
+        store(group, again, NOW_MS, replace_all=True),
         refuse(group, NOW_MS),
-        store(decode_group(encode_group(group), ID)[0], plain(1, "b"), NOW_MS, replace_all=False),
     ):
-        assert after(change).rows[0] is row
+        row, whole = encode_group(change.group, group), encode_group(change.group, None)
+        assert (row.parts, replace(row, parts=whole.parts)) == (None, whole)
+    back = reloaded(group)
+    assert encode_group(refuse(back, NOW_MS).group, back).parts is None
+
+
+@pytest.mark.parametrize("timed", [False, True], ids=["untimed", "timed"])
+def test_parts_that_differ_from_what_is_stored_are_written(timed: bool) -> None:
+    """Other series, more or fewer parts and timestamps of their own make all parts written."""
+    one, two = plain(1, "a"), plain(1, "b")
+    if timed:
+        one = make_content(one.shape, one.values, (7,))
+    group = store(UNKNOWN, one, NOW_MS, replace_all=True).group
+    both = store(group, two, NOW_MS, replace_all=False).group
+    stamped = replace(group, parts=(make_content(one.shape, one.values, (8,)),))
+    for before, after in (
+        (None, group),
+        (group, both),
+        (both, group),
+        (group, stamped),
+        (group, delete(group, 0).group),
+    ):
+        row = encode_group(after, before)
+        assert row.parts is not None
+        assert list(map(same_content, decode_group(row, ID).parts, after.parts)) == [True] * len(after.parts)
 
 
 def test_a_part_that_lost_a_family_is_stored_anew() -> None:
     """A part of which POST replaced a family gets a row of what stayed."""
     a, b = plain(1, "a"), plain(1, "b")
     shapes = [FamilyShape("a", "gauge", "", 0, 1), FamilyShape("b", "gauge", "", 1, 2)]
-    both = Content(make_shape(shapes, [*a.shape.heads, *b.shape.heads]), (1.0, 2.0), (None, 7))
-    group = after(store(UNKNOWN, both, NOW_MS, replace_all=False))
-    group = after(store(group, plain(1, "a", 3.0), NOW_MS, replace_all=False))
-    first, second = (decode_part(row) for row in group.rows)
+    both = make_content(make_shape(shapes, [*a.shape.heads, *b.shape.heads]), (1.0, 2.0), (None, 7))
+    group = store(UNKNOWN, both, NOW_MS, replace_all=False).group
+    group = store(group, plain(1, "a", 3.0), NOW_MS, replace_all=False).group
+    first, second = reloaded(group).parts
     assert (first.shape.heads, first.values, first.timestamps) == (b.shape.heads, (2.0,), (7,))
     assert (second.shape.heads, second.values, second.timestamps) == (a.shape.heads, (3.0,), None)
 
 
 def test_a_refused_push_sends_the_gauges_alone() -> None:
     """The failure's time goes out at once, beside the last success."""
-    group = after(refuse(after(store(UNKNOWN, plain(1), 5000, replace_all=True)), 7000))
-    records, _ = encode_change(refuse(group, 9000))
+    group = refuse(store(UNKNOWN, plain(1), 5000, replace_all=True).group, 7000).group
+    records = encode_change(refuse(group, 9000))
     assert sent(records) == [
         Sent(PUSH_TIME, struct.pack("<d", 5.0), 9000),
         Sent(PUSH_FAILURE_TIME, struct.pack("<d", 9.0), 9000),
@@ -215,45 +258,57 @@ def test_a_refused_push_sends_the_gauges_alone() -> None:
 
 def test_a_deleted_group_is_stored_without_parts() -> None:
     """DELETE sends nothing but markers, the gauges' among them, and leaves only the newest time."""
-    group = after(store(UNKNOWN, plain(2), NOW_MS, replace_all=True))
-    records, ended = encode_change(delete(group, NOW_MS))
-    assert [(sample.labels, sample.double) for sample in sent(records)] == [
+    group = store(UNKNOWN, plain(2), NOW_MS, replace_all=True).group
+    change = delete(group, NOW_MS)
+    assert [(sample.labels, sample.double) for sample in sent(encode_change(change))] == [
         *((labels_of(head), STALE_NAN) for head in group.parts[0].shape.heads),
         (PUSH_TIME, STALE_NAN),
         (PUSH_FAILURE_TIME, STALE_NAN),
     ]
-    row = encode_group(ended)
-    assert (row.last_ms, row.push_ms, row.failure_ms, row.live, row.parts) == (NOW_MS + 1, 0, 0, False, ())
+    row = encode_group(change.group, group)
+    assert (row.last_ms, row.push_ms, row.failure_ms, row.live) == (NOW_MS + 1, 0, 0, False)
+    assert (row.parts, row.doubles) == ((), b"")
 
 
 def test_ending_an_unknown_group_sends_nothing() -> None:
     """DELETE of a group that holds nothing gives no row."""
-    assert encode_change(delete(UNKNOWN, NOW_MS))[0] == []
+    assert encode_change(delete(UNKNOWN, NOW_MS)) == []
 
 
-STORED = after(store(UNKNOWN, TIMED, NOW_MS, replace_all=True)).rows[0]
+STORED = encode_group(store(UNKNOWN, TIMED, NOW_MS, replace_all=True).group, None)
+(PART,) = STORED.parts or ()
+SERIES = snappy_block.decompress(PART.heads, 1 << 20)
+
+
+def with_part(families: bytes, heads: bytes, doubles: bytes = STORED.doubles) -> GroupRow:
+    """The stored group with another part, whose checksum says nothing against it."""
+    return replace(STORED, doubles=doubles, parts=(PartRow(families, heads),))
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        pytest.param(replace(STORED, families=b""), id="no families"),
-        pytest.param(replace(STORED, families=b"["), id="broken JSON"),
-        pytest.param(replace(STORED, families=b"[]"), id="too few families"),
-        pytest.param(replace(STORED, families=b"\xff"), id="broken UTF-8"),
-        pytest.param(replace(STORED, body=b""), id="no body"),
-        pytest.param(replace(STORED, body=STORED.body[:-1]), id="body cut short"),
-        pytest.param(replace(STORED, body=snappy_block.compress(b"\x12\x00")), id="another field"),
-        pytest.param(replace(STORED, body=snappy_block.compress(b"")), id="too few series"),
+        pytest.param(with_part(b"", PART.heads), id="no families"),
+        pytest.param(with_part(b"[", PART.heads), id="broken JSON"),
+        pytest.param(with_part(b"[]", PART.heads), id="too few families"),
+        pytest.param(with_part(b"\xff", PART.heads), id="broken UTF-8"),
+        pytest.param(with_part(PART.families, b""), id="no series"),
+        pytest.param(with_part(PART.families, PART.heads[:-1]), id="series cut short"),
+        pytest.param(with_part(PART.families, snappy_block.compress(b"\x12\x00")), id="another field"),
+        pytest.param(with_part(PART.families, snappy_block.compress(b"")), id="too few series"),
+        pytest.param(with_part(PART.families, PART.heads, b""), id="no values"),
+        pytest.param(with_part(PART.families, PART.heads, STORED.doubles[:-8]), id="too few values"),
+        pytest.param(with_part(PART.families, PART.heads, STORED.doubles + bytes(8)), id="too many values"),
+        pytest.param(with_part(PART.families, PART.heads, STORED.doubles[:-1]), id="value cut short"),
+        pytest.param(replace(STORED, parts=()), id="values without a part"),
+        pytest.param(replace(STORED, parts=(PART, PART)), id="a part too many"),
+        pytest.param(replace(STORED, damaged=True), id="wrong checksum"),
     ],
 )
-def test_a_damaged_part_is_refused(row: PartRow) -> None:
-    """What cannot be a stored part gives ValueError, so that one group costs the others nothing."""
+def test_a_damaged_group_is_refused(row: GroupRow) -> None:
+    """What cannot be a stored group gives ValueError, so that one group costs the others nothing."""
     with pytest.raises(ValueError, match=r".+"):
-        decode_part(row)
-
-
-DAMAGE = "a damaged part can raise IndexError, struct.error or TypeError, which stop the start"
+        decode_group(row, ID)
 
 
 @pytest.mark.parametrize(
@@ -261,37 +316,28 @@ DAMAGE = "a damaged part can raise IndexError, struct.error or TypeError, which 
     [
         pytest.param(b'[["x","gauge","",1]]', b"\x0a\x00", id="series without a sample"),
         pytest.param(b'[["x","gauge","",1]]', b"\x0a\x02\x12\x00", id="sample without a value"),
-        pytest.param(b'[["x","gauge","",1]]', b"\x0a\x04\x12\x02\x09\x00", id="value cut short"),
+        pytest.param(b'[["x","gauge","",1]]', SERIES[:9], id="series cut short"),
         pytest.param(b"1", b"", id="families are a number"),
         pytest.param(b"[1]", b"", id="a family is a number"),
         pytest.param(b"[]\n1", b"", id="explicit timestamps are a number"),
+        pytest.param(b'[["x","gauge","",4]]\n[7]', SERIES, id="too few explicit timestamps"),
     ],
 )
 def test_damage_that_looks_like_a_part_is_refused(families: bytes, series: bytes) -> None:
     """Valid JSON and valid snappy of another content give ValueError as any other damage."""
+    doubles = STORED.doubles[: 8 * (series == SERIES)]
     with pytest.raises(ValueError, match=r".+"):
-        decode_part(PartRow(families, snappy_block.compress(series)))
+        decode_group(with_part(families, snappy_block.compress(series), doubles), ID)
 
 
 @settings(deadline=None)
-@given(mutations(STORED.families), mutations(snappy_block.decompress(STORED.body, 1 << 20)))
-@example(STORED.families, b"\x0a\x00")
-def test_any_damage_gives_content_or_value_error(families: bytes, series: bytes) -> None:
-    """Whatever the disk made of a part, reading it gives a content of one value per series, or ValueError."""
+@given(mutations(PART.families), mutations(SERIES), mutations(STORED.doubles))
+@example(PART.families, b"\x0a\x00", STORED.doubles)
+def test_any_damage_gives_content_or_value_error(families: bytes, series: bytes, doubles: bytes) -> None:
+    """Whatever the disk made of a group, reading it gives contents of one value per series, or ValueError."""
     try:
-        content = decode_part(PartRow(families, snappy_block.compress(series)))
+        group = decode_group(with_part(families, snappy_block.compress(series), doubles), ID)
     except ValueError:
         return
-    assert len(content.values) == len(content.shape.heads)
-
-
-def test_a_damaged_part_costs_only_itself() -> None:
-    """A group whose stored parts are damaged comes back with the others, its times, and a word for each lost one."""
-    group = encode_change(store(Group(ID), plain(1, "a"), NOW_MS, replace_all=True))[1]
-    group = encode_change(store(group, plain(1, "b"), NOW_MS, replace_all=False))[1]
-    row = encode_group(group)
-    spoilt = replace(row, parts=(replace(row.parts[0], damaged=True), row.parts[1]))
-    back, faults = decode_group(spoilt, ID)
-    assert (back.push_ms, back.live, back.rows) == (group.push_ms, True, row.parts[1:])
-    assert [part.shape.heads for part in back.parts] == [group.parts[1].shape.heads]
-    assert len(faults) == 1
+    assert b"".join(part.doubles for part in group.parts) == doubles
+    assert all(len(part.values) == len(part.shape.heads) for part in group.parts)

@@ -22,6 +22,7 @@ from bridge.groups import (
     group_id,
     key_of,
     labels_of_key,
+    make_content,
     next_ms,
     refuse,
     store,
@@ -169,7 +170,7 @@ def test_series_that_ended_are_those_that_are_missing(before: str, after: str, e
 def test_a_repeated_shape_ends_nothing() -> None:
     """A push that repeats the last one's series ends none of them, whatever else changes."""
     one = content_of("a 1\nb 2 5\n")
-    assert ended_between((one,), (replace(one, values=(3.0, 4.0)), content_of("c 1\n"))) == ()
+    assert ended_between((one,), (make_content(one.shape, (3.0, 4.0), one.timestamps), content_of("c 1\n"))) == ()
 
 
 def test_families_are_left_out_with_their_values() -> None:
@@ -303,9 +304,9 @@ class GroupsMachine(RuleBasedStateMachine):
         self.groups.publish(self.staging.groups.values())
         self.committed = dict(self.model)
         if reload:
-            rows = [encode_group(group) for group in self.groups._by_key.values()]
+            rows = [encode_group(group, None) for group in self.groups._by_key.values()]
             self.groups = Groups()
-            self.groups.publish([decode_group(row, group_id(row.key, {}))[0] for row in rows])
+            self.groups.publish([decode_group(row, group_id(row.key, {})) for row in rows])
         self.now_ms += step_ms
         self.staging = Staging(self.now_ms, self.groups, Ledger())
 
@@ -314,6 +315,7 @@ class GroupsMachine(RuleBasedStateMachine):
         """PUT or POST; it is refused exactly when a series comes twice or is another group's."""
         wires = [wire_of(name, pairs, grouping) for name, (_, points) in body.items() for pairs, _, _ in points]
         held = self.model.get(key_of(grouping), {})
+        before = self.staging.group(key_of(grouping))
         try:
             content = flatten(families_of(body), grouping, FlattenOptions({}), NOW_MS)
             change = stage(self.staging, grouping, content, replace_all=replace_all)
@@ -321,9 +323,9 @@ class GroupsMachine(RuleBasedStateMachine):
             gauge_taken = self._gauge_taken(grouping)
             assert gauge_taken or len(set(wires)) < len(wires) or self._owned_by_others(grouping) & set(wires)
             if not gauge_taken:
-                change = refuse(self.staging.group(key_of(grouping)), self.now_ms)
+                change = refuse(before, self.now_ms)
                 self.staging.add(change)
-                self._check(change, held)
+                self._check(before, change, held)
         else:
             assert len(set(wires)) == len(wires)
             assert not self._owned_by_others(grouping) & set(wires)
@@ -331,27 +333,28 @@ class GroupsMachine(RuleBasedStateMachine):
                 name: (kind, {wire_of(name, pairs, grouping): (value, stamp) for pairs, value, stamp in points})
                 for name, (kind, points) in body.items()
             }
-            self._check(change, new if replace_all else held | new)
+            self._check(before, change, new if replace_all else held | new)
 
     @rule(grouping=st.sampled_from(GROUPINGS), value=st.integers(10, 19).map(float))
     def push_again(self, grouping: Labels, value: float) -> None:
         """PUT a body of the form of one that is on disk, as the parser's short cut hands it over."""
         for part in self.groups.get(key_of(grouping)).parts[:1]:
-            content = Content(part.shape, tuple(value for _ in part.values))
+            content, before = make_content(part.shape, [value] * len(part)), self.staging.group(key_of(grouping))
             try:
                 change = stage(self.staging, grouping, content, replace_all=True)
             except BadPushError:
                 wires = {frozenset(labels_of(head)) for head in part.shape.heads}
                 assert self._gauge_taken(grouping) or self._owned_by_others(grouping) & wires
             else:
-                self._check(change, model_of(change.content))
+                self._check(before, change, model_of(change.content))
 
     @rule(grouping=st.sampled_from(GROUPINGS))
     def end(self, grouping: Labels) -> None:
         """DELETE."""
-        change = delete(self.staging.group(key_of(grouping)), self.now_ms)
+        before = self.staging.group(key_of(grouping))
+        change = delete(before, self.now_ms)
         self.staging.add(change)
-        self._check(change, None)
+        self._check(before, change, None)
 
     def _gauge_taken(self, grouping: Labels) -> bool:
         """Whether a group that is not live would have the push-time gauges of one that is."""
@@ -362,13 +365,13 @@ class GroupsMachine(RuleBasedStateMachine):
     def _owned_by_others(self, grouping: Labels) -> set[Wire]:
         return {wire for key, held in self.model.items() if key != key_of(grouping) for wire in series_of(held)}
 
-    def _check(self, change: Change, after: ModelGroup | None) -> None:
+    def _check(self, before: Group, change: Change, after: ModelGroup | None) -> None:
         """Compare what one push did, and keep the model's new state."""
         key = change.group.id.key
-        assert change.group.last_ms == max(self.now_ms, change.before.last_ms + 1)
+        assert change.group.last_ms == max(self.now_ms, before.last_ms + 1)
         old, new = series_of(self.model.get(key, {})), series_of(after or {})
         ended = [wire for wire, (_, stamp) in old.items() if stamp is None and wire not in new]
-        if change.before.live and after is None:
+        if before.live and after is None:
             gauges = (change.group.id.push_time_head, change.group.id.push_failure_time_head)
             ended += [frozenset(labels_of(head)) for head in gauges]
         rows = [snappy_block.decompress(record.body, 1 << 20) for record in self.staging.records]

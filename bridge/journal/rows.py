@@ -128,7 +128,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one transaction writes: rows in order, group states after them, cursor moves."""
+    """What one transaction writes: rows in order, group states after them (each group once), cursor moves."""
 
     records: tuple[Record, ...] = ()
     groups: tuple[GroupRow, ...] = ()

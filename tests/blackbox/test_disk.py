@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bridge.journal.rows import Batch, GroupRow, PartRow, Record
+from bridge.journal.rows import NEVER_MS, Batch, GroupRow, PartRow, Record
 from bridge.journal.store import Journal
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series
+from bridge.wire.head import make_head
+from bridge.wire.remote_write import label_bytes, pack_doubles
 from tests.blackbox.checker import Pushed, judge, missing
 from tests.blackbox.load import (
     Client,
@@ -292,10 +293,11 @@ def plain_journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     journal = Journal.open(directory, max_bytes=64 * MIB, now_ms=1)
     for n in range(300):
         group = b"job\xffg%d" % (n % 30)
-        body = snappy_block.compress(encode_series([("__name__", "x"), ("l", noise(200, n))], float(n), n))
-        part = PartRow(b'[["x","untyped","",1]]', body)
+        heads = make_head(label_bytes([("__name__", "x"), ("l", noise(200, n))]))
+        part = PartRow(b'[["x","untyped","",1]]', snappy_block.compress(heads))
         record = Record(n, group, "put", 1, random.Random(n).randbytes(700))
-        journal.write(Batch((record,), (GroupRow(group, n, n, 0, True, (part,)),)))
+        state = GroupRow(group, n, n, 0, True, NEVER_MS, True, pack_doubles([float(n)]), (part,))
+        journal.write(Batch((record,), (state,)))
         journal.commit()
     journal.close()
     return journal.path.read_bytes()

@@ -17,7 +17,7 @@ from bridge.app import load_groups, load_ledger
 from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError
 from bridge.exposition.text import parse_text
 from bridge.flatten import FlattenOptions, flatten
-from bridge.groups import delete, key_of, store
+from bridge.groups import Group, delete, key_of, store
 from bridge.journal.committer import Committer, Operation, Staging, WhenFull
 from bridge.journal.ledger import pending
 from bridge.journal.reader import JournalReader
@@ -46,6 +46,13 @@ class Seen:
         self.failures.append(reason)
 
 
+def told(group: Group) -> tuple[object, ...]:
+    """Give all that a group holds, so that two can be compared."""
+    parts = [(part.shape.header, part.shape.heads, part.doubles, part.timestamps) for part in group.parts]
+    times = group.last_ms, group.push_ms, group.failure_ms, group.expires_ms
+    return group.id.key, group.live, group.hold, *times, parts
+
+
 @dataclass(frozen=True)
 class Bench:
     """A running committer with everything around it."""
@@ -62,7 +69,7 @@ class Bench:
 
     def state(self) -> tuple[object, ...]:
         """Give all that others can see of groups, cursors and journal."""
-        groups = [(g.id.key, g.last_ms, g.push_ms, g.failure_ms, g.rows) for g in self.committer.groups.live()]
+        groups = [told(group) for group in self.committer.groups.live()]
         rows = [(row.seq, row.samples) for row in self.rows()]
         return groups, dict(self.committer.ledger.cursors), self.journal.end_seq, self.journal.accepted_total, rows
 
@@ -95,8 +102,8 @@ async def committing(
     """Run a committer over the journal in `directory`; close both in order at the end."""
     journal = Journal.open(directory, max_bytes=max_bytes, now_ms=NOW_MS)
     seen = Seen()
-    groups, ledger = load_groups(journal, {}), load_ledger(journal, list(targets))
-    committer = Committer(journal, groups, ledger, now_ms=now_ms, when_full=when_full, observer=seen)
+    (groups, replayed), ledger = load_groups(journal, {}), load_ledger(journal, list(targets))
+    committer = Committer(journal, groups, ledger, replayed=replayed, now_ms=now_ms, when_full=when_full, observer=seen)
     task = asyncio.create_task(committer.run())
     try:
         yield Bench(committer, journal, seen, task)

@@ -302,6 +302,7 @@ async def test_trim_takes_old_rows_that_all_targets_have(tmp_path: Path, targets
             await bench.committer.submit(put(job))
         for target, seq in zip(targets, (2, 4), strict=False):
             await bench.committer.confirm(target, seq, 3 * seq, {})
+        await bench.committer.write_states()
         assert await bench.committer.trim(1000) == 0
         now[0] += 1001
         assert await bench.committer.trim(1000) == 4 - len(left)

@@ -3,7 +3,7 @@
 import copy
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hypothesis import settings
@@ -11,21 +11,33 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import Batch, CursorRow, GroupRow, PartRow, Record
+from bridge.journal.rows import NEVER_MS, Batch, CursorRow, GroupRow, PartRow, Record
 from bridge.journal.store import Journal
 
 small = st.integers(0, 20)
 bodies = st.binary(max_size=20) | st.integers(1, 9000).map(lambda size: b"x" * size)
 records = st.builds(Record, small, st.just(b"g"), st.sampled_from(["put", "post"]), small, bodies)
 parts = st.lists(st.builds(PartRow, st.binary(max_size=3), bodies), max_size=3).map(tuple)
-groups = st.builds(GroupRow, st.sampled_from([b"a", b"b", b"c"]), small, small, small, st.booleans(), parts)
+groups = st.builds(
+    GroupRow,
+    st.sampled_from([b"a", b"b", b"c"]),
+    small,
+    small,
+    small,
+    st.booleans(),
+    small | st.just(NEVER_MS),
+    st.booleans(),
+    bodies,
+    st.none() | parts,
+)
 dropped = st.lists(st.tuples(st.text(max_size=3), small), max_size=2).map(tuple)
 cursors = st.builds(CursorRow, st.sampled_from(["x", "y"]), small, small, small, dropped)
 batches = st.builds(
     Batch,
     st.lists(records, max_size=4).map(tuple),
-    st.lists(groups, max_size=3).map(tuple),
+    st.lists(groups, max_size=3, unique_by=lambda group: group.key).map(tuple),
     st.lists(cursors, max_size=2).map(tuple),
+    small,
 )
 
 
@@ -38,6 +50,14 @@ class Model:
     cursors: dict[str, CursorRow] = field(default_factory=dict)
     end_seq: int = 0
     accepted: int = 0
+    state_seq: int = 0
+
+    def put(self, group: GroupRow) -> None:
+        """Store a group; one without parts keeps those that it had."""
+        parts = group.parts
+        if parts is None:
+            parts = self.groups[group.key].parts if group.key in self.groups else ()
+        self.groups[group.key] = replace(group, parts=parts)
 
 
 class JournalMachine(RuleBasedStateMachine):
@@ -69,7 +89,9 @@ class JournalMachine(RuleBasedStateMachine):
             self.pending.end_seq += 1
             self.pending.accepted += record.samples
             self.pending.rows[self.pending.end_seq] = record
-        self.pending.groups.update({group.key: group for group in batch.groups})
+        for group in batch.groups:
+            self.pending.put(group)
+        self.pending.state_seq = batch.state_seq or self.pending.state_seq
         self.pending.cursors.update({cursor.target: cursor for cursor in batch.cursors})
 
     @rule()
@@ -149,7 +171,9 @@ class JournalMachine(RuleBasedStateMachine):
     def same_committed(self) -> None:
         """Compare totals and committed rows."""
         model = self.committed
-        assert (self.journal.end_seq, self.journal.accepted_total) == (model.end_seq, model.accepted)
+        journal = self.journal
+        found = journal.end_seq, journal.accepted_total, journal.state_seq
+        assert found == (model.end_seq, model.accepted, model.state_seq)
         entries = self.reader.read(0, 10**9, 10**9)
         assert [(entry.seq, entry.body) for entry in entries] == [(s, r.body) for s, r in sorted(model.rows.items())]
 

@@ -46,8 +46,8 @@ def test_limits(reader: JournalReader, after_seq: int, max_samples: int, max_byt
 
 
 def test_entry_is_what_was_written(reader: JournalReader) -> None:
-    """An entry carries the record's samples, arrival and body."""
-    assert reader.read(4, 99, 999) == [Entry(5, 10, b"\x05" * 100, 5)]
+    """An entry carries the record's samples, arrival, group and body."""
+    assert reader.read(4, 99, 999) == [Entry(5, 10, b"\x05" * 100, 5, group=b"g")]
 
 
 def test_only_committed_rows(journal: Journal, reader: JournalReader) -> None:
@@ -65,7 +65,7 @@ def test_damaged_row_is_marked(journal: Journal, reader: JournalReader) -> None:
     connection.close()
     entries = reader.read(0, 99, 9999)
     assert [entry.damaged for entry in entries] == [False, True, False, False, False]
-    assert entries[1] == Entry(2, 10, b"", 2, damaged=True)
+    assert entries[1] == Entry(2, 10, b"", 2, damaged=True, group=b"g")
 
 
 def test_missing_file(tmp_path: Path) -> None:

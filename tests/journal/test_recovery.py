@@ -7,13 +7,13 @@ import pytest
 
 from bridge.errors import ConfigError
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import Batch, CursorRow, GroupRow, PartRow, Record
+from bridge.journal.rows import NEVER_MS, Batch, CursorRow, GroupRow, PartRow, Record
 from bridge.journal.store import Journal
 
 PAGE = 4096
 ROWS = 400
 CURSOR = CursorRow("mimir", 7, 0, 7, ())
-GROUP = GroupRow(b"g", 5, 5, 0, True, (PartRow(b"f", b"state"),))
+GROUP = GroupRow(b"g", 5, 5, 0, True, NEVER_MS, True, b"values", (PartRow(b"f", b"state"),))
 
 
 def opened(directory: Path) -> Journal:

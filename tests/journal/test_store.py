@@ -13,7 +13,7 @@ import pytest
 
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import Batch, CursorRow, GroupRow, PartRow, Record
+from bridge.journal.rows import NEVER_MS, Batch, CursorRow, GroupRow, PartRow, Record
 from bridge.journal.store import Journal
 
 MIB = 1 << 20
@@ -28,7 +28,8 @@ def record(arrival_ms: int = 1, samples: int = 1, body: bytes = b"body") -> Reco
 
 
 def group(key: bytes, *bodies: bytes, last_ms: int = 1, live: bool = True) -> GroupRow:
-    return GroupRow(key, last_ms, last_ms, 0, live, tuple(PartRow(b"f", body) for body in bodies))
+    parts = tuple(PartRow(b"f", body) for body in bodies)
+    return GroupRow(key, last_ms, last_ms, 0, live, NEVER_MS, True, b"".join(bodies), parts)
 
 
 def put(journal: Journal, *records: Record) -> None:
@@ -82,7 +83,7 @@ def test_kill_keeps_what_was_committed(tmp_path: Path) -> None:
     """A process killed with SIGKILL leaves all that it committed and nothing that it did not."""
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from bridge.journal.store import Journal; from bridge.journal.rows import Batch, Record\n"
+        "from bridge.journal.store import Journal; from bridge.journal.rows import NEVER_MS, Batch, Record\n"
         "j = Journal.open(Path(sys.argv[1]), max_bytes=1 << 26, now_ms=1)\n"
         "r = Record(1, b'g', 'put', 1, b'body')\n"
         "j.write(Batch((r, r))); j.commit(); j.write(Batch((r,)))\n"

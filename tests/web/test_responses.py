@@ -50,7 +50,7 @@ def test_every_error_has_a_status() -> None:
     """No refusal is left without an answer."""
     errors = PushRefusedError.__subclasses__()
     assert len(errors) >= 5
-    assert {refusal(error("slug", "words")).status for error in errors} == {400, 413, 415, 503}
+    assert {refusal(error("slug", "words")).status for error in errors} == {400, 409, 413, 415, 503}
 
 
 @pytest.mark.parametrize(
