@@ -105,9 +105,8 @@ _DURATION = _Checked("duration", _duration)
     type=click.Path(path_type=Path),
     envvar="PUSHBRIDGE_SPOOL",
     default="/var/lib/pushbridge/spool",
-    show_default="$PUSHBRIDGE_SPOOL or /var/lib/pushbridge/spool",
     metavar="DIR",
-    help="Reports that no agent takes are left here.",
+    help="Reports that no agent takes wait here. [default: $PUSHBRIDGE_SPOOL or /var/lib/pushbridge/spool]",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARG]...")
 def exec_(

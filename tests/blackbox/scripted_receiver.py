@@ -51,7 +51,7 @@ class Request:
     body: bytes
     """As far as it was read."""
     samples: tuple[Stored, ...]
-    """Empty when the body was not read to its end."""
+    """Empty when the body was not read to its end, or is no remote_write."""
     step: Step
     at_s: float
     """Monotonic time at which it was read."""
@@ -165,8 +165,8 @@ class ScriptedReceiver:
         while len(body) < wanted:
             body += _read(connection)
         body = body[:wanted]
-        whole = len(body) == length
-        self._note(Request(head.decode(), body, tuple(_samples(body)) if whole else (), step, time.monotonic()))
+        readable = len(body) == length and b"remote-write-version" in head.lower()
+        self._note(Request(head.decode(), body, tuple(_samples(body)) if readable else (), step, time.monotonic()))
         if step.resets_at is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
