@@ -25,6 +25,7 @@ from bridge.config import Config, Log, Push, Storage, Web, load, split_address
 from bridge.demo import run_demo
 from bridge.errors import ConfigError
 from bridge.log import set_up as set_up_log
+from bridge.migration.command import import_groups
 from bridge.push import push
 from bridge.receiver import SampleStore, serve
 from bridge.wrapper.command import exec_
@@ -83,6 +84,7 @@ def main() -> None:
 
 main.add_command(push)
 main.add_command(exec_)
+main.add_command(import_groups)
 
 
 @main.command()

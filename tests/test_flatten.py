@@ -322,7 +322,7 @@ def test_no_series_is_held_twice(external: dict[str, str], pushes: list[tuple[La
             check_suffixes({family.name: family.type for part in after.parts for family in part.shape.families})
             check_foreign(group, content, groups, {})
             groups.publish([after])
-    heads = [group.id.push_time_head for group in groups.live()]
+    heads = [group.id.gauge_heads[0] for group in groups.live()]
     heads += [head for group in groups.live() for part in group.parts for head in part.shape.heads]
     assert len(heads) == len(set(heads))
 
@@ -342,8 +342,8 @@ def test_push_time_gauges_have_the_groups_labels(
     """The gauges carry grouping and external labels, the former first, and none that is empty."""
     identity = group_id(key_of(grouping), external)
     assert identity.labels == tuple(sorted(grouping))
-    assert dict(labels_of(identity.push_time_head)) == {"__name__": "push_time_seconds", **expected}
-    assert dict(labels_of(identity.push_failure_time_head)) == {"__name__": "push_failure_time_seconds", **expected}
+    assert dict(labels_of(identity.gauge_heads[0])) == {"__name__": "push_time_seconds", **expected}
+    assert dict(labels_of(identity.gauge_heads[1])) == {"__name__": "push_failure_time_seconds", **expected}
 
 
 def test_series_and_gauges_of_a_group_agree_on_external_labels() -> None:
@@ -351,4 +351,4 @@ def test_series_and_gauges_of_a_group_agree_on_external_labels() -> None:
     external = {"instance": "x"}
     group = Group(group_id(key_of(NO_INSTANCE), external))
     (pushed,) = series(push("y 1\n", NO_INSTANCE, FlattenOptions(external)))
-    assert pushed.get("instance") == dict(labels_of(group.id.push_time_head)).get("instance")
+    assert pushed.get("instance") == dict(labels_of(group.id.gauge_heads[0])).get("instance")

@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import example, given, settings
@@ -34,6 +35,9 @@ from bridge.wire import snappy_block
 from bridge.wire.head import decode_sample, labels_of
 from bridge.wire.remote_write import STALE_NAN, split_series
 from tests.strategies import BODIES, ModelGroup, PushedBody, Wire, families_of, labels, model_of, series_of, wire_of
+
+if TYPE_CHECKING:
+    from bridge.journal.store import Journal
 
 NOW_MS = 1_700_000_000_000
 JOB: Labels = (("job", "a"),)
@@ -294,7 +298,7 @@ class GroupsMachine(RuleBasedStateMachine):
         """Begin with no group."""
         self.now_ms = NOW_MS
         self.groups = Groups()
-        self.staging = Staging(self.now_ms, self.groups, Ledger())
+        self.staging = Staging(self.now_ms, self.groups, Ledger(), cast("Journal", None), 0)
         self.model: dict[bytes, ModelGroup] = {}
         self.committed: dict[bytes, ModelGroup] = {}
 
@@ -308,7 +312,7 @@ class GroupsMachine(RuleBasedStateMachine):
             self.groups = Groups()
             self.groups.publish([decode_group(row, group_id(row.key, {})) for row in rows])
         self.now_ms += step_ms
-        self.staging = Staging(self.now_ms, self.groups, Ledger())
+        self.staging = Staging(self.now_ms, self.groups, Ledger(), cast("Journal", None), 0)
 
     @rule(grouping=st.sampled_from(GROUPINGS), body=BODIES, replace_all=st.booleans())
     def push(self, grouping: Labels, body: PushedBody, *, replace_all: bool) -> None:
@@ -360,7 +364,7 @@ class GroupsMachine(RuleBasedStateMachine):
         """Whether a group that is not live would have the push-time gauges of one that is."""
         group = self.staging.group(key_of(grouping))
         keys = {key for key in self.model if key != group.id.key}
-        return not group.live and group.id.push_time_head in {self.staging.group(key).id.push_time_head for key in keys}
+        return not group.live and group.id.gauge_heads[0] in {self.staging.group(key).id.gauge_heads[0] for key in keys}
 
     def _owned_by_others(self, grouping: Labels) -> set[Wire]:
         return {wire for key, held in self.model.items() if key != key_of(grouping) for wire in series_of(held)}
@@ -372,7 +376,7 @@ class GroupsMachine(RuleBasedStateMachine):
         old, new = series_of(self.model.get(key, {})), series_of(after or {})
         ended = [wire for wire, (_, stamp) in old.items() if stamp is None and wire not in new]
         if before.live and after is None:
-            gauges = (change.group.id.push_time_head, change.group.id.push_failure_time_head)
+            gauges = (change.group.id.gauge_heads[0], change.group.id.gauge_heads[1])
             ended += [frozenset(labels_of(head)) for head in gauges]
         rows = [snappy_block.decompress(record.body, 1 << 20) for record in self.staging.records]
         self.staging.records.clear()

@@ -74,7 +74,7 @@ def protobuf(name: str, value: float) -> bytes:
 async def test_an_accepted_push_is_on_disk(tmp_path: Path) -> None:
     """When a push is accepted its samples and the two push times are in the journal, with the time of arrival."""
     async with committing(tmp_path) as bench:
-        assert await take(bench, put("# TYPE a gauge\na 1\nb 2 1234567890123\n")) == Receipt(2)
+        assert await take(bench, put("# TYPE a gauge\na 1\nb 2 1234567890123\n")) == Receipt(1, 1, 2)
         assert sent(bench) == [
             ("a", 1.0, NOW_MS),
             ("b", 2.0, 1234567890123),
@@ -261,7 +261,7 @@ async def test_a_type_that_another_group_disputes_is_told(tmp_path: Path) -> Non
     async with committing(tmp_path) as bench:
         await take(bench, put("# TYPE a counter\na 1\nb 1\n"))
         receipt = await take(bench, put("# TYPE a gauge\na 1\nb 1\n", OTHER))
-        assert receipt == Receipt(2, (("a", "gauge", "counter"),))
+        assert receipt == Receipt(2, 2, 2, (("a", "gauge", "counter"),))
         assert (await take(bench, put("# TYPE a gauge\na 1\n", (("job", "k"),)))).type_conflicts[0][0] == "a"
 
 

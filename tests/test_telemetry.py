@@ -9,6 +9,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from bridge.journal.reader import JournalReader
+from bridge.journal.rows import Settled
 from bridge.telemetry import AccountCollector, Telemetry
 from tests.journal.test_committer import MIB, NOW_MS, Bench, bulky, committing, end, put
 
@@ -96,8 +97,8 @@ async def test_the_account_of_each_target_balances(accounts: Accounts) -> None:
     committer = accounts.bench.committer
     for job in ("one", "two", "three"):
         await committer.submit(put(job, "a 1\nb 1\n"))
-    await committer.confirm("ahead", 3, 10, {"rejected": 2})
-    await committer.confirm("behind", 1, 4, {})
+    await committer.confirm("ahead", [Settled(1, 3, 10, {"rejected": 2})])
+    await committer.confirm("behind", [Settled(1, 1, 4, {})])
     found = {
         target: [
             value(accounts.registry, "samples_delivered_total", target=target),
@@ -139,8 +140,8 @@ async def test_the_oldest_undelivered_push_has_an_age(accounts: Accounts) -> Non
     await committer.submit(put("one"))
     accounts.now_ms += 2500
     assert ages() == [2.5, 2.5]
-    await committer.confirm("ahead", 2, 6, {})
-    await committer.confirm("behind", 1, 3, {})
+    await committer.confirm("ahead", [Settled(1, 2, 6, {})])
+    await committer.confirm("behind", [Settled(1, 1, 3, {})])
     assert ages() == [0, 2.499]
     accounts.now_ms = NOW_MS - 1000
     assert ages() == [0, 0]

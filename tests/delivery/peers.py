@@ -1,7 +1,8 @@
 """Real receivers on port 0 and a journal in memory, for the delivery tests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -11,9 +12,9 @@ from aiohttp.test_utils import TestServer
 
 from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.delivery.client import RemoteWriteClient
-from bridge.delivery.sender import Sender
+from bridge.delivery.sender import Hold, Sender
 from bridge.errors import JournalUnavailableError
-from bridge.journal.rows import Entry
+from bridge.journal.rows import Entry, Settled
 from bridge.wire import snappy_block
 from bridge.wire.remote_write import encode_series
 
@@ -97,6 +98,7 @@ class Journal:
     def __init__(self, *entries: Entry) -> None:
         self.entries = list(entries)
         self.confirmed: list[tuple[int, int, dict[str, int]]] = []
+        self.settled: list[Settled] = []
         self.fail_reads = 0
         self.fail_confirms = 0
         self.confirming = asyncio.Event()
@@ -125,20 +127,24 @@ class Journal:
             self.entries.append(row)
             self._changed.notify_all()
 
-    async def wait_for_data(self, after_seq: int) -> None:
+    async def wait_for_work(self, after_seq: int) -> None:
         """Return once there is a row behind a sequence number."""
         self.waiting.set()
         async with self._changed:
             await self._changed.wait_for(lambda: any(row.seq > after_seq for row in self.entries))
 
-    async def confirm(self, target: str, seq: int, delivered: int, dropped: Mapping[str, int]) -> None:
-        """Note a confirmation, once `confirming` is set."""
+    async def confirm(self, target: str, settled: Sequence[Settled]) -> None:
+        """Note a confirmation, once `confirming` is set; of several batches as one."""
         assert target == "t"
         await self.confirming.wait()
         if self.fail_confirms:
             self.fail_confirms -= 1
             raise JournalUnavailableError("io", "disk write failed")
-        self.confirmed.append((seq, delivered, dict(dropped)))
+        dropped: Counter[str] = Counter()
+        for one in settled:
+            dropped.update(one.dropped)
+        self.confirmed.append((settled[-1].last_seq, sum(one.delivered for one in settled), dict(dropped)))
+        self.settled += settled
         async with self._changed:
             self._changed.notify_all()
 
@@ -162,7 +168,7 @@ class Seen:
 
     finished: list[tuple[int | None, int, int]] = field(default_factory=list)
     resent: int = 0
-    lost: list[tuple[str, int]] = field(default_factory=list)
+    repeats: list[tuple[str, int]] = field(default_factory=list)
 
     def request_finished(
         self, target: str, status: int | None, latency_s: float, samples: int, sent_bytes: int
@@ -177,10 +183,21 @@ class Seen:
         assert target == "t"
         self.resent += samples
 
-    def dropped(self, target: str, reason: str, samples: int) -> None:
+    def repeated(self, target: str, reason: str, samples: int) -> None:
         """Keep reason and samples."""
         assert target == "t"
-        self.lost.append((reason, samples))
+        self.repeats.append((reason, samples))
+
+
+class NothingHeld:
+    """No group is repeated."""
+
+    def request(self, cursor: int, *, drained: bool) -> None:
+        """Give nothing."""
+
+    def sent(self) -> None:
+        """Never happens."""
+        raise AssertionError
 
 
 @dataclass
@@ -224,6 +241,7 @@ async def running(
     max_bytes: int = 8 << 20,
     timeout_s: float = 30.0,
     clock: Clock | None = None,
+    hold: Hold | None = None,
 ) -> AsyncIterator[Bench]:
     """Run a sender for target "t" against `url`; cancel it at the end if it still runs."""
     clock = clock or Clock()
@@ -234,7 +252,8 @@ async def running(
             url,
             reader=journal,
             confirm=journal.confirm,
-            wait_for_data=journal.wait_for_data,
+            wait_for_work=journal.wait_for_work,
+            hold=hold or NothingHeld(),
             client=RemoteWriteClient(session, url, now_s=lambda: NOW_S, timeout_s=timeout_s),
             observer=seen,
             clock_s=clock,

@@ -379,7 +379,7 @@ def test_whatever_was_accepted_is_shown(external: dict[str, str], pushes: list[t
         for sample in family.samples
     ]
     heads = {head for group in live for part in group.parts for head in part.shape.heads}
-    heads.update(head for group in live for head in (group.id.push_time_head, group.id.push_failure_time_head))
+    heads.update(head for group in live for head in (group.id.gauge_heads[0], group.id.gauge_heads[1]))
     assert len(shown) == len(set(shown))
     assert {frozenset({**external, **dict(pairs), "__name__": name}.items()) for name, pairs in shown} == {
         frozenset(labels_of(head)) for head in heads

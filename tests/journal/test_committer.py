@@ -21,7 +21,7 @@ from bridge.groups import Group, delete, key_of, store
 from bridge.journal.committer import Committer, Operation, Staging, WhenFull
 from bridge.journal.ledger import pending
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import Batch, CursorRow, Entry
+from bridge.journal.rows import Batch, CursorRow, Entry, Settled
 from bridge.journal.store import Journal
 
 NOW_MS = 1_700_000_000_000
@@ -282,7 +282,9 @@ async def test_nothing_is_seen_before_it_is_on_disk(tmp_path: Path, monkeypatch:
         await bench.committer.submit(put("old"))
         before = bench.state()
         gate = Gate(bench.journal, monkeypatch)
-        tasks = await under_way(bench, put("new"), end("old"), lambda staging: staging.confirm("t", 1, 3, {}))
+        tasks = await under_way(
+            bench, put("new"), end("old"), lambda staging: staging.confirm("t", [Settled(1, 1, 3, {})])
+        )
         await gate.reached()
         assert bench.state() == before
         assert not any(task.done() for task in tasks)
@@ -302,7 +304,9 @@ async def test_a_restart_finds_what_was_seen(tmp_path: Path) -> None:
             pushes = [put(job, f"a {chance.random()}\n") if chance.random() < 0.7 else end(job) for job in jobs]
             reached = max(0, bench.journal.end_seq - 3)
             samples = sum(row.samples for row in bench.rows(bench.committer.ledger.cursors["t"].seq)[:-3])
-            await asyncio.gather(bench.committer.confirm("t", reached, samples, {}), bench.together(*pushes, refused))
+            await asyncio.gather(
+                bench.committer.confirm("t", [Settled(1, reached, samples, {})]), bench.together(*pushes, refused)
+            )
         left = bench.state()
         assert pending(bench.committer.ledger.cursors["t"], bench.journal.accepted_total) > 0
     async with committing(tmp_path, "t") as bench:
@@ -392,10 +396,10 @@ async def test_waiting_for_rows_ends_with_the_row(tmp_path: Path) -> None:
     """Waiters wake when a row behind theirs is committed, and for nothing else."""
     async with committing(tmp_path, "t") as bench:
         await bench.committer.submit(put("one"))
-        await finished(asyncio.create_task(bench.committer.wait_for_rows(0)))
-        second = [asyncio.create_task(bench.committer.wait_for_rows(1)) for _ in range(3)]
-        third = asyncio.create_task(bench.committer.wait_for_rows(2))
-        await bench.committer.confirm("t", 1, 3, {})
+        await finished(asyncio.create_task(bench.committer.wait_for_work(0, bench.committer.newest_tick)))
+        second = [asyncio.create_task(bench.committer.wait_for_work(1, bench.committer.newest_tick)) for _ in range(3)]
+        third = asyncio.create_task(bench.committer.wait_for_work(2, bench.committer.newest_tick))
+        await bench.committer.confirm("t", [Settled(1, 1, 3, {})])
         assert not any(task.done() for task in second)
         await bench.committer.submit(put("two"))
         await finished(*second)

@@ -12,7 +12,7 @@ from bridge.errors import JournalFullError
 from bridge.groups import key_of
 from bridge.journal.committer import WhenFull
 from bridge.journal.ledger import Ledger, add_dropped, confirm, pending
-from bridge.journal.rows import CursorRow
+from bridge.journal.rows import CursorRow, Settled
 from tests.journal.test_committer import MIB, NOW_MS, Bench, bulky, committing, end, put
 
 START = CursorRow("t", 0, 0, 0, ())
@@ -82,7 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
             samples = sum(count for _, count in settled)
             lost = min(share, samples)
             cursor = self.ledger.cursors[name]
-            moved = confirm(cursor, settled[-1][0], samples - lost, {reason: lost} if lost else {})
+            moved = confirm(cursor, Settled(1, settled[-1][0], samples - lost, {reason: lost} if lost else {}))
             self.ledger.publish({name: moved})
             model.delivered += samples - lost
             model.dropped += lost
@@ -131,7 +131,7 @@ def test_totals_only_grow(moves: list[tuple[int, int, dict[str, int]]], accepted
     cursor, delivered, dropped = START, 0, 0
     for seq, samples, reasons in moves:
         before = cursor
-        cursor = confirm(cursor, seq, samples, reasons)
+        cursor = confirm(cursor, Settled(1, seq, samples, reasons))
         delivered += samples
         dropped += sum(reasons.values())
         assert cursor.seq == max(seq, before.seq)
@@ -214,7 +214,7 @@ async def test_a_full_journal_still_notes_deliveries(tmp_path: Path) -> None:
     async with committing(tmp_path, "t", max_bytes=MIB) as bench:
         samples = await bench.fill()
         for seq in range(1, 41):
-            await bench.committer.confirm("t", seq, samples, {})
+            await bench.committer.confirm("t", [Settled(1, seq, samples, {})])
         assert bench.committer.ledger.cursors["t"] == CursorRow("t", 40, 0, 40 * samples, ())
         assert await bench.committer.submit(bulky("filler", 3)) == "filler"
         assert bench.committer.failure is None
@@ -239,7 +239,7 @@ async def test_the_oldest_undelivered_rows_go_when_so_chosen(tmp_path: Path) -> 
         for _ in range(150):
             await bench.committer.submit(bulky("filler", 3))
         samples = bench.rows()[0].samples
-        await bench.committer.confirm("ahead", 150, 150 * samples, {})
+        await bench.committer.confirm("ahead", [Settled(1, 150, 150 * samples, {})])
         await fill_over(bench, "behind")
         left = bench.rows()
         assert [row.seq for row in left] == list(range(left[0].seq, bench.journal.end_seq + 1))
@@ -257,7 +257,7 @@ async def test_history_goes_before_anything_undelivered(tmp_path: Path) -> None:
             await bench.committer.submit(bulky("filler", 3))
             if number % 2:
                 row = bench.rows(bench.committer.ledger.cursors["t"].seq)[0]
-                await bench.committer.confirm("t", row.seq, row.samples, {})
+                await bench.committer.confirm("t", [Settled(1, row.seq, row.samples, {})])
         cursor = bench.committer.ledger.cursors["t"]
         assert bench.rows()[0].seq > 1
         assert cursor.dropped == ()
@@ -274,7 +274,7 @@ async def test_rows_in_hand_are_not_counted_as_dropped(tmp_path: Path) -> None:
         samples = await fill_over(bench, "t")
         left = bench.rows()
         assert left[0].seq > 10
-        await bench.committer.confirm("t", 10, 9 * samples, {"rejected": samples})
+        await bench.committer.confirm("t", [Settled(1, 10, 9 * samples, {"rejected": samples})])
         cursor = bench.committer.ledger.cursors["t"]
         lost = (left[0].seq - 11) * samples
         assert cursor == CursorRow("t", 10, 0, 9 * samples, (("journal_full", lost), ("rejected", samples)))
@@ -301,7 +301,7 @@ async def test_trim_takes_old_rows_that_all_targets_have(tmp_path: Path, targets
         for job in ("one", "two", "three", "four"):
             await bench.committer.submit(put(job))
         for target, seq in zip(targets, (2, 4), strict=False):
-            await bench.committer.confirm(target, seq, 3 * seq, {})
+            await bench.committer.confirm(target, [Settled(1, seq, 3 * seq, {})])
         await bench.committer.write_states()
         assert await bench.committer.trim(1000) == 0
         now[0] += 1001

@@ -48,7 +48,8 @@ def request(body: bytes, method: str = "PUT", path: str = "/metrics/job/j", extr
 
 def test_reads_a_plain_push() -> None:
     """Method, path without query, the two headers that matter and the body; what follows is left alone."""
-    push = PlainPush("PUT", "/metrics/job/j", "text/plain", "gzip", b"a 1\n", len(PLAIN))
+    headers = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
+    push = PlainPush("PUT", "/metrics/job/j", "x=1", headers, b"a 1\n", len(PLAIN))
     assert read_push(PLAIN) == push
     assert read_push(PLAIN + PLAIN) == push
 

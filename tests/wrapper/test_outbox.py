@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.ingress.directive import find_directives
+from bridge.peer import Peer
 from bridge.wrapper import outbox as module
 from bridge.wrapper.outbox import Outbox
 from bridge.wrapper.report import End, Run, end_report, metrics_report, start_report
@@ -26,7 +27,7 @@ class Sender:
         self.told: list[str] = []
         self.url = f"http://127.0.0.1:{port}"
         self.spool = spool
-        self.outbox = Outbox(self.url, spool, self.told.append)
+        self.outbox = Outbox(Peer(self.url), spool, self.told.append)
 
     @property
     def names(self) -> list[str]:
@@ -99,8 +100,8 @@ def test_a_run_without_agent(tmp_path: Path) -> None:
     ]
     for name, report in zip(sender.names, (START, METRICS, END), strict=True):
         file = sender.spool / name
-        line, _, body = file.read_bytes().partition(b"\n")
-        assert (find_directives(line).labels, find_directives(line).key) == (RUN.labels, report.key)
+        directive, _, body = file.read_bytes().partition(b"\n")
+        assert (find_directives(directive).labels, find_directives(directive).key) == (RUN.labels, report.key)
         assert body == report.body
         assert (file.stat().st_mtime_ns, file.stat().st_mode & 0o777) == (report.time_ms * 1_000_000, 0o644)
     (line,) = sender.told
