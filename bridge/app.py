@@ -9,9 +9,8 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 
 import aiohttp
 import structlog
@@ -19,19 +18,16 @@ import structlog
 from bridge.config import Config, RemoteWrite, split_address
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.sender import Sender
-from bridge.encode import decode_group, replay
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.flatten import FlattenOptions
-from bridge.groups import Groups, group_id
 from bridge.heartbeat import Heartbeat
 from bridge.hold import HoldTimes, TargetHold
 from bridge.journal.committer import Committer
 from bridge.journal.history import History
-from bridge.journal.ledger import Ledger, add_dropped, pending
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import Batch, CursorRow, GroupRow
 from bridge.journal.store import Journal
 from bridge.pipeline import PushOptions
+from bridge.restore import load_groups, load_ledger
 from bridge.rules import Rules
 from bridge.telemetry import AccountCollector, Telemetry
 from bridge.timekeeper import Timekeeper
@@ -42,8 +38,6 @@ from bridge.web.server import Site
 _log = structlog.get_logger(__name__)
 _TRIM_INTERVAL_S = 30.0
 _PROBE_INTERVAL_S = 1.0
-_REPLAY_SAMPLES = 100_000
-_REPLAY_BYTES = 1 << 24
 _STOP_HTTP_S = 4.0
 _STOP_SENDERS_S = 3.0
 
@@ -51,69 +45,6 @@ _STOP_SENDERS_S = 3.0
 def wall_ms() -> int:
     """Milliseconds since the epoch: the clock that is given to everything below."""
     return time.time_ns() // 1_000_000
-
-
-def load_groups(journal: Journal, external: Mapping[str, str]) -> tuple[Groups, set[bytes]]:
-    """Bring the groups back as they were, and tell which of them know more than what is stored of them.
-
-    One that cannot be read is logged and keeps nothing but its times.
-    """
-    groups = Groups(external)
-    emptied: list[GroupRow] = []
-    for row in journal.load_groups():
-        try:
-            group = decode_group(row, group_id(row.key, external))
-        except ValueError as error:
-            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=str(error))
-            emptied.append(replace(row, doubles=b"", parts=(), damaged=False))
-            group = decode_group(emptied[-1], group_id(row.key, external))
-        groups.publish([group])
-    if emptied:
-        journal.write(Batch(groups=tuple(emptied)))
-        journal.commit()
-    return groups, _replay(journal, groups)
-
-
-def _replay(journal: Journal, groups: Groups) -> set[bytes]:
-    """Let the rows behind the stored states tell what became of their groups."""
-    replayed: set[bytes] = set()
-    after_seq = journal.state_seq
-    with JournalReader(journal.path) as reader:
-        while entries := reader.read(after_seq, _REPLAY_SAMPLES, _REPLAY_BYTES):
-            after_seq = entries[-1].seq
-            for entry in entries:
-                group = groups.find(entry.group)
-                # What ended a group or changed its form was stored at once.
-                if group is None or entry.damaged or entry.arrival_ms < group.last_ms:
-                    continue
-                try:
-                    groups.publish([replay(group, entry.arrival_ms, entry.body)])
-                    replayed.add(entry.group)
-                except ValueError as error:
-                    _log.error("row_damaged", seq=entry.seq, error=str(error))
-    return replayed
-
-
-def load_ledger(journal: Journal, targets: list[str]) -> Ledger:
-    """Bring the cursors back; new targets start now, and samples that a recovery lost are booked as dropped."""
-    known = {cursor.target: cursor for cursor in journal.load_cursors()}
-    ledger = Ledger()
-    for target in targets:
-        cursor = known.pop(target, None)
-        if cursor is None:
-            cursor = CursorRow(target, journal.end_seq, journal.accepted_total, 0, ())
-        else:
-            lost = pending(cursor, journal.accepted_total) - journal.samples_after(cursor.seq)
-            if lost > 0:
-                cursor = add_dropped(cursor, {"lost": lost})
-                _log.error("samples_lost", target=target, samples=lost)
-        ledger.publish({target: cursor})
-    for target in known:
-        _log.warning("target_forgotten", target=target)
-        journal.delete_cursor(target)
-    journal.write(Batch(cursors=tuple(ledger.cursors.values())))
-    journal.commit()
-    return ledger
 
 
 class Agent:
@@ -162,27 +93,28 @@ class Agent:
         self._timekeeper = Timekeeper(self.committer, times, now_ms)
         instance = f"{socket.gethostname()}:{self._socket.getsockname()[1]}"
         self._heartbeat = Heartbeat(instance, external, now_ms())
-        rules = Rules(config.rules)
         self.telemetry.registry.register(AccountCollector(self._journal, self._readers[0], ledger, groups, now_ms))
         self.stopping = asyncio.Event()
-        self._site = Site(
+        self._site = self._make_site()
+
+    def _make_site(self) -> Site:
+        config, push, rules = self.config, self.config.push, Rules(self.config.rules)
+        flatten = FlattenOptions(
+            config.global_.external_labels,
+            canonical_bucket_labels=push.bucket_labels == "canonical",
+            accept_timestamps=push.timestamps == "accept",
+            utf8_names=push.enable_utf8_names,
+            max_series=push.max_series_per_push,
+        )
+        ttl_ms = lambda grouping: rules.ttl_ms(grouping, push.default_ttl)  # noqa: E731
+        return Site(
             config,
-            PushOptions(
-                FlattenOptions(
-                    external,
-                    canonical_bucket_labels=config.push.bucket_labels == "canonical",
-                    accept_timestamps=config.push.timestamps == "accept",
-                    utf8_names=config.push.enable_utf8_names,
-                    max_series=config.push.max_series_per_push,
-                ),
-                config.push.max_body_bytes,
-                lambda grouping: rules.ttl_ms(grouping, config.push.default_ttl),
-            ),
+            PushOptions(flatten, push.max_body_bytes, ttl_ms),
             self.committer,
             Receipts(self.committer, self._history, self._journal.id),
             self.telemetry,
-            now_ms,
-            now_ms(),
+            self._now_ms,
+            self._now_ms(),
             lambda: self.committer.failure,
             self.stopping.set,
         )

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from bridge.groups import Change, Content, FamilyShape, Group, GroupId, gauge_doubles, gauge_seconds, make_shape
+from bridge.content import Content, FamilyShape, make_shape
+from bridge.groups import Change, Group, GroupId, gauge_doubles, gauge_seconds
 from bridge.journal.rows import NEVER_MS, GroupRow, PartRow, Record
 from bridge.wire import snappy_block
 from bridge.wire.head import decode_sample, encode_sample, encode_samples, split_heads

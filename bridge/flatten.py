@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bridge.content import Content, FamilyShape, make_content, make_shape
 from bridge.errors import BadPushError, TooLargeError
 from bridge.exposition.floats import canonical_bucket_label
-from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Content, FamilyShape, make_content, make_shape, spell_series
+from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, spell_series
 from bridge.model import Family, Labels, Sample
 from bridge.wire.head import make_head
 from bridge.wire.remote_write import label_bytes

@@ -7,8 +7,9 @@ nothing is sent here, and nothing that is repeated is journaled: it follows from
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bridge.groups import Change, Group, Groups, delete, ended_between, gauge_doubles, next_ms
+from bridge.groups import Change, Group, delete, ended_between, gauge_doubles, next_ms
 from bridge.journal.rows import NEVER_MS
+from bridge.registry import Groups
 from bridge.wire import snappy_block
 from bridge.wire.head import encode_samples
 from bridge.wire.remote_write import cut_doubles

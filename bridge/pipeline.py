@@ -12,28 +12,19 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import ParamSpec, TypeVar
 
+from bridge.content import EMPTY, Content, repeat
 from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError, KeyReusedError, PushRefusedError
 from bridge.exposition.formats import format_of, parse_body
 from bridge.exposition.template import make_template
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
-from bridge.groups import (
-    EMPTY,
-    PUSH_FAILURE_TIME,
-    PUSH_TIME,
-    Content,
-    Group,
-    check_foreign,
-    delete,
-    key_of,
-    refuse,
-    repeat,
-    store,
-)
+from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Group, delete, key_of, refuse, store
 from bridge.ingress.body import decode_body
 from bridge.ingress.terms import NO_TERMS, Terms
-from bridge.journal.committer import KEY_LIFE_MS, Committer, Staging
+from bridge.journal.committer import KEY_LIFE_MS, Committer
 from bridge.journal.rows import NEVER_MS, KeyRow
+from bridge.journal.staging import Staging
 from bridge.model import Labels, MetricType
+from bridge.registry import check_foreign
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -17,10 +17,10 @@ from prometheus_client.utils import floatToGoString
 
 from bridge import __version__
 from bridge.errors import JournalUnavailableError
-from bridge.groups import Groups
 from bridge.journal.ledger import Ledger, pending
 from bridge.journal.reader import JournalReader
 from bridge.journal.store import Journal
+from bridge.registry import Groups
 
 _log = structlog.get_logger(__name__)
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

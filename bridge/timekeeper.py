@@ -6,12 +6,14 @@ the clock is given in, and may step.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from bridge.errors import PushRefusedError
 from bridge.hold import HoldTimes, due_ms, end, grid_ms
-from bridge.journal.committer import Committer, Staging
+from bridge.journal.committer import Committer
+from bridge.journal.staging import Staging
 
 _log = structlog.get_logger(__name__)
 _LONGEST_STEP_S = 1.0
@@ -54,8 +56,7 @@ class Timekeeper:
         keys = [key for key, at_ms in due.items() if at_ms <= now_ms]
         try:
             for start in range(0, len(keys), _GROUPS_AT_ONCE):
-                chunk = keys[start : start + _GROUPS_AT_ONCE]
-                await self._committer.submit(lambda staging, chunk=chunk: self._end(staging, chunk))  # type: ignore[misc]
+                await self._committer.submit(partial(self._end, keys=keys[start : start + _GROUPS_AT_ONCE]))
         except PushRefusedError:
             groups.soonest_ms = now_ms
             raise

@@ -4,7 +4,7 @@ import struct
 
 from hypothesis import strategies as st
 
-from bridge.groups import Content, FamilyShape, make_content, make_shape
+from bridge.content import Content, FamilyShape, make_content, make_shape
 from bridge.model import Family, Labels, MetricType, Sample
 from bridge.wire.head import labels_of, make_head
 from bridge.wire.remote_write import STALE_NAN, label_bytes

@@ -7,19 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge._pb import remote_write_v1_pb2 as pb
+from bridge.content import Content, FamilyShape, make_content, make_shape
 from bridge.encode import ROW_SAMPLES, decode_group, encode_change, encode_group
-from bridge.groups import (
-    Content,
-    FamilyShape,
-    Group,
-    delete,
-    group_id,
-    key_of,
-    make_content,
-    make_shape,
-    refuse,
-    store,
-)
+from bridge.groups import Group, delete, group_id, key_of, refuse, store
 from bridge.journal.rows import NEVER_MS, GroupRow, PartRow, Record
 from bridge.model import Labels
 from bridge.wire import snappy_block

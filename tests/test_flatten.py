@@ -4,13 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.content import Content
 from bridge.errors import BadPushError, TooLargeError
 from bridge.exposition.formats import parse_body
 from bridge.exposition.protobuf import parse_delimited
 from bridge.exposition.text import parse_text
 from bridge.flatten import FUTURE_LIMIT_MS, FlattenOptions, check_suffixes, flatten
-from bridge.groups import Content, Group, Groups, check_foreign, group_id, key_of, store
+from bridge.groups import Group, group_id, key_of, store
 from bridge.model import Family, Labels, MetricType, NativeHistogram, Sample
+from bridge.registry import Groups, check_foreign
 from bridge.wire.head import labels_of
 from tests.strategies import LEGACY_NAMES, TEXTS, TYPES, VALUES, WORDS, labels
 

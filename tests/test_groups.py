@@ -7,30 +7,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from bridge.content import EMPTY, Content, make_content
 from bridge.encode import decode_group, encode_group
 from bridge.errors import BadPushError
 from bridge.exposition.text import parse_text
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
-from bridge.groups import (
-    EMPTY,
-    Change,
-    Content,
-    Group,
-    Groups,
-    check_foreign,
-    delete,
-    ended_between,
-    group_id,
-    key_of,
-    labels_of_key,
-    make_content,
-    next_ms,
-    refuse,
-    store,
-)
-from bridge.journal.committer import Staging
+from bridge.groups import Change, Group, delete, ended_between, group_id, key_of, labels_of_key, next_ms, refuse, store
 from bridge.journal.ledger import Ledger
+from bridge.journal.staging import Staging
 from bridge.model import Labels
+from bridge.registry import Groups, check_foreign
 from bridge.wire import snappy_block
 from bridge.wire.head import decode_sample, labels_of
 from bridge.wire.remote_write import STALE_NAN, split_series

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from bridge.errors import ConfigError
 from bridge.journal import schema
+from bridge.journal.directory import sync_directory
 
 _DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PRIMARY_CODE = 0xFF
@@ -92,15 +93,6 @@ def open_database(directory: Path, now_ms: int) -> tuple[sqlite3.Connection, Rec
     except (sqlite3.Error, OSError, DamagedError) as error:
         raise ConfigError(f"storage.path: cannot open the journal {path}: {error}") from error
     return connection, recovery
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames and new names in `directory` survive a power loss. Raise OSError."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_damage(error: BaseException) -> bool:

@@ -4,7 +4,6 @@ Owns the lock of the storage directory, the sequence numbers and the translation
 when to commit, and in which thread, is the group-commit writer's business; opening a damaged file is `recovery`'s.
 """
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -16,7 +15,8 @@ from typing import Any, NoReturn
 
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError
 from bridge.journal import notes, schema
-from bridge.journal.recovery import Recovery, connect, open_database, sync_directory
+from bridge.journal.directory import free_bytes, lock_directory
+from bridge.journal.recovery import Recovery, connect, open_database
 from bridge.journal.rows import Batch, CursorRow, GroupRow, KeyRow, PartRow, Record
 
 _LOW_DISK_BYTES = 1 << 20
@@ -63,7 +63,7 @@ class Journal:
         file that is set aside. Raise ConfigError for a directory that is in use, cannot be written or holds
         the journal of a newer agent.
         """
-        lock = _lock(directory)
+        lock = lock_directory(directory)
         try:
             connection, recovery = open_database(directory, now_ms)
             try:
@@ -362,7 +362,7 @@ class Journal:
             return JournalUnavailableError("io_error", f"the journal {self.path} did not take the write: {error}")
         # SQLite has one code for the two. They must not be mixed up: dropping the oldest rows makes room under
         # `max_bytes`, while on a full disk it would only lose them.
-        if _free_bytes(self.path.parent) < _LOW_DISK_BYTES:
+        if free_bytes(self.path.parent) < _LOW_DISK_BYTES:
             return JournalUnavailableError("disk_full", f"no space left on the disk of the journal {self.path}")
         return self._full_error()
 
@@ -370,31 +370,6 @@ class Journal:
         return JournalFullError(
             "journal_full", f"the journal {self.path} has reached storage.max_bytes = {self.max_bytes}; retry later"
         )
-
-
-def _lock(directory: Path) -> int:
-    path = directory / "lock"
-    try:
-        if not directory.exists():
-            directory.mkdir(parents=True, exist_ok=True)
-            sync_directory(directory.parent)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ConfigError(f"storage.path: cannot write to {directory}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise ConfigError(
-            f"storage.path: {directory} is in use by process {holder or 'unknown'}; one agent per directory"
-        ) from error
-    except OSError as error:
-        os.close(descriptor)
-        raise ConfigError(f"storage.path: cannot lock {path}: {error.strerror}") from error
-    return descriptor
 
 
 def _crc(part: PartRow) -> int:
@@ -413,14 +388,6 @@ def _group_values(group: GroupRow) -> tuple[object, ...]:
         zlib.crc32(group.doubles),
         group.doubles,
     )
-
-
-def _free_bytes(directory: Path) -> int:
-    try:
-        status = os.statvfs(directory)
-    except OSError:
-        return 0
-    return status.f_bavail * status.f_frsize
 
 
 def _cursor_values(cursor: CursorRow) -> tuple[str, int, int, int, str]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from bridge.content import Content
 from bridge.exposition.write import ExposedFamily, family_json
-from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Content, Group
+from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Group
 from bridge.model import Labels
 from bridge.wire.head import labels_of
 

@@ -43,7 +43,7 @@ EXPOSED = "--web.expose-groups=true"
 OPEN_ALL = """
 import sys
 from pathlib import Path
-from bridge.app import load_groups, load_ledger
+from bridge.restore import load_groups, load_ledger
 from bridge.journal.store import Journal
 for directory in map(Path, sys.argv[1:]):
     print(directory.name, flush=True)

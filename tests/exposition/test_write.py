@@ -12,8 +12,9 @@ from bridge.exposition.formats import parse_body
 from bridge.exposition.text import parse_text
 from bridge.exposition.write import ExposedFamily, escape_help, escape_value, family_json, write_text
 from bridge.flatten import FlattenOptions, flatten
-from bridge.groups import Groups, check_foreign, key_of, store
+from bridge.groups import key_of, store
 from bridge.model import Family, Labels
+from bridge.registry import Groups, check_foreign
 from bridge.web.views import group_families, groups_json
 from bridge.wire.head import labels_of
 from tests.blackbox.servers import needs

@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from bridge.app import load_groups, load_ledger
 from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError
 from bridge.exposition.text import parse_text
 from bridge.flatten import FlattenOptions, flatten
 from bridge.groups import Group, delete, key_of, store
-from bridge.journal.committer import Committer, Operation, Staging, WhenFull
+from bridge.journal.committer import Committer, WhenFull
 from bridge.journal.ledger import pending
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Batch, CursorRow, Entry, Settled
+from bridge.journal.staging import Operation, Staging
 from bridge.journal.store import Journal
+from bridge.restore import load_groups, load_ledger
 
 NOW_MS = 1_700_000_000_000
 MIB = 1 << 20

@@ -1,0 +1,112 @@
+"""What one push brings: families and series, and a value for each. The series repeat, the values do not.
+
+Owns the split between the two, which is what makes a repeated push cheap. Immutable and pure; nothing here knows
+of groups.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from bridge.exposition.template import Template
+from bridge.model import MetricType
+from bridge.wire.remote_write import cut_doubles, pack_doubles, unpack_doubles
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyShape:
+    """One family of a shape: its series are `heads[start:stop]`."""
+
+    name: str
+    type: MetricType
+    help: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What repeated pushes of one job have in common: families and series, without values."""
+
+    families: tuple[FamilyShape, ...]
+    heads: tuple[bytes, ...]
+    names: frozenset[str]
+    header: bytes
+    """Families as JSON, for the group's stored state; made once because pushes repeat it."""
+    template: Template | None = None
+    """The form of the body that gave this shape, if the next one can be told by it."""
+
+    def without(self, names: frozenset[str]) -> tuple["Shape", list[int]]:
+        """Leave out these families; also gives the positions of the series that stay."""
+        families: list[FamilyShape] = []
+        kept: list[int] = []
+        for family in self.families:
+            if family.name not in names:
+                start = len(kept)
+                kept.extend(range(family.start, family.stop))
+                families.append(replace(family, start=start, stop=len(kept)))
+        return make_shape(families, [self.heads[i] for i in kept]), kept
+
+
+def make_shape(families: Sequence[FamilyShape], heads: Sequence[bytes]) -> Shape:
+    """Put a shape together with what is derived from its families."""
+    rows = [[family.name, family.type, family.help, family.stop - family.start] for family in families]
+    header = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()
+    return Shape(tuple(families), tuple(heads), frozenset(family.name for family in families), header)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """The parsed series of one push: a shape and a value for each of its series."""
+
+    shape: Shape
+    doubles: bytes
+    """The values, eight bytes each as they are sent; a tuple of floats takes four times as much memory."""
+    timestamps: tuple[int | None, ...] | None = None
+    """Explicit timestamps in ms, None when no sample has one."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The values as numbers."""
+        return unpack_doubles(self.doubles)
+
+    def __len__(self) -> int:
+        """Count the series."""
+        return len(self.shape.heads)
+
+    def without(self, names: frozenset[str]) -> "Content | None":
+        """Leave out these families; None when nothing stays."""
+        if self.shape.names <= names:
+            return None
+        if self.shape.names.isdisjoint(names):
+            return self
+        shape, kept = self.shape.without(names)
+        doubles, stamps = cut_doubles(self.doubles), self.timestamps
+        return Content(
+            shape,
+            b"".join([doubles[i] for i in kept]),
+            tuple(stamps[i] for i in kept) if stamps else None,
+        )
+
+    def untimed_heads(self) -> tuple[bytes, ...]:
+        """Series that get a staleness marker when they end; explicit timestamps are exempt (design.md section 7)."""
+        if self.timestamps is None:
+            return self.shape.heads
+        return tuple(head for head, stamp in zip(self.shape.heads, self.timestamps, strict=True) if stamp is None)
+
+
+def repeat(parts: Iterable[Content], body: bytes, format_: str) -> Content | None:
+    """Read a body that repeats the form of one that made a part; None when it does not."""
+    for part in parts:
+        template = part.shape.template
+        if template is not None and template.format == format_ and (values := template.read(body)) is not None:
+            return Content(part.shape, pack_doubles(values))
+    return None
+
+
+def make_content(shape: Shape, values: Sequence[float], timestamps: tuple[int | None, ...] | None = None) -> Content:
+    """Put a content together from numbers."""
+    return Content(shape, pack_doubles(values), timestamps)
+
+
+EMPTY = Content(make_shape((), ()), b"")

@@ -1,0 +1,84 @@
+"""What the agent knew before it started: groups and cursors, as the journal has them.
+
+Owns what becomes of what is damaged or gone. The journal is open for writing already.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import structlog
+
+from bridge.encode import decode_group, replay
+from bridge.groups import group_id
+from bridge.journal.ledger import Ledger, add_dropped, pending
+from bridge.journal.reader import JournalReader
+from bridge.journal.rows import Batch, CursorRow, GroupRow
+from bridge.journal.store import Journal
+from bridge.registry import Groups
+
+_log = structlog.get_logger(__name__)
+_REPLAY_SAMPLES = 100_000
+_REPLAY_BYTES = 1 << 24
+
+
+def load_groups(journal: Journal, external: Mapping[str, str]) -> tuple[Groups, set[bytes]]:
+    """Bring the groups back as they were, and tell which of them know more than what is stored of them.
+
+    One that cannot be read is logged and keeps nothing but its times.
+    """
+    groups = Groups(external)
+    emptied: list[GroupRow] = []
+    for row in journal.load_groups():
+        try:
+            group = decode_group(row, group_id(row.key, external))
+        except ValueError as error:
+            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=str(error))
+            emptied.append(replace(row, doubles=b"", parts=(), damaged=False))
+            group = decode_group(emptied[-1], group_id(row.key, external))
+        groups.publish([group])
+    if emptied:
+        journal.write(Batch(groups=tuple(emptied)))
+        journal.commit()
+    return groups, _replay(journal, groups)
+
+
+def _replay(journal: Journal, groups: Groups) -> set[bytes]:
+    """Let the rows behind the stored states tell what became of their groups."""
+    replayed: set[bytes] = set()
+    after_seq = journal.state_seq
+    with JournalReader(journal.path) as reader:
+        while entries := reader.read(after_seq, _REPLAY_SAMPLES, _REPLAY_BYTES):
+            after_seq = entries[-1].seq
+            for entry in entries:
+                group = groups.find(entry.group)
+                # What ended a group or changed its form was stored at once.
+                if group is None or entry.damaged or entry.arrival_ms < group.last_ms:
+                    continue
+                try:
+                    groups.publish([replay(group, entry.arrival_ms, entry.body)])
+                    replayed.add(entry.group)
+                except ValueError as error:
+                    _log.error("row_damaged", seq=entry.seq, error=str(error))
+    return replayed
+
+
+def load_ledger(journal: Journal, targets: list[str]) -> Ledger:
+    """Bring the cursors back; new targets start now, and samples that a recovery lost are booked as dropped."""
+    known = {cursor.target: cursor for cursor in journal.load_cursors()}
+    ledger = Ledger()
+    for target in targets:
+        cursor = known.pop(target, None)
+        if cursor is None:
+            cursor = CursorRow(target, journal.end_seq, journal.accepted_total, 0, ())
+        else:
+            lost = pending(cursor, journal.accepted_total) - journal.samples_after(cursor.seq)
+            if lost > 0:
+                cursor = add_dropped(cursor, {"lost": lost})
+                _log.error("samples_lost", target=target, samples=lost)
+        ledger.publish({target: cursor})
+    for target in known:
+        _log.warning("target_forgotten", target=target)
+        journal.delete_cursor(target)
+    journal.write(Batch(cursors=tuple(ledger.cursors.values())))
+    journal.commit()
+    return ledger
