@@ -14,6 +14,7 @@ from http import HTTPStatus
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 _TIMEOUT_S = 30
+_REDIRECTS = range(300, 400)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -89,7 +90,7 @@ class Peer:
                 return PeerAnswer(answer.status, answer.read())
         except urllib.error.HTTPError as error:
             with error:
-                location = error.headers.get("Location")
+                location = error.headers.get("Location") if error.code in _REDIRECTS else None
                 words = f"redirects to {location}".encode() if location else error.read()
                 return PeerAnswer(error.code, words, error.headers.get("Retry-After"))
         except (OSError, ValueError, http.client.HTTPException) as error:

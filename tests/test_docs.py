@@ -10,10 +10,11 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from bridge.cli import main
-from bridge.config import Config, RemoteWrite, load
+from bridge.config import Config, RemoteWrite, Rule, load
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+_ITEMS: dict[str, type[BaseModel]] = {"remote_write": RemoteWrite, "rules": Rule}
 EXAMPLE = ROOT / "deploy" / "pushbridge.yml"
 
 
@@ -28,7 +29,7 @@ def keys(model: type[BaseModel]) -> Iterator[str]:
 def sections() -> Iterator[tuple[str, set[str]]]:
     """Name and keys of each section of the configuration."""
     for name, field in Config.model_fields.items():
-        model = RemoteWrite if name == "remote_write" else field.annotation
+        model = _ITEMS.get(name) or field.annotation
         assert isinstance(model, type)
         yield field.alias or name, set(keys(model))
 
@@ -39,6 +40,9 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
     shown = load(text, str(EXAMPLE))
     document = yaml.safe_load(text)
     for section, wanted in sections():
+        if section == "rules":
+            assert all(f"{key}:" in text for key in wanted)
+            continue
         values = document[section][0] if section == "remote_write" else document[section]
         assert set(values) | set(values.get("queue_config", ())) == wanted, section
     target = RemoteWrite(url="http://127.0.0.1:9090/api/v1/write", name="prometheus")

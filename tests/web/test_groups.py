@@ -63,9 +63,12 @@ async def test_get_tells_what_a_group_is(site: Site) -> None:
     pushed_s = float(before["a"]["push_time_seconds"]["metrics"][0]["value"])
     assert groups[0] == {
         "labels": {"job": "a"},
+        "source": "push",
         "push_time_seconds": pushed_s,
         "push_failure_time_seconds": 0.0,
         "last_push_successful": True,
+        "expires_seconds": pushed_s + 25 * 3600,
+        "expired": False,
         "series": 5,
         "families": ["rows", "took"],
     }

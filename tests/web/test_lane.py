@@ -119,6 +119,7 @@ async def test_both_ways_answer_alike(tmp_path: Path) -> None:
                 if found[0] == http.client.CONTINUE:
                     found = await answer(reader)
                 headers = {name: value for name, value in found[1].items() if name not in ("date", "server")}
+                headers["x-push-id"] = headers.get("x-push-id", "").partition("-")[0]
                 headers.pop("content-type" if not found[2] else "", None)
                 answers.append((found[0], headers, found[2]))
                 writer.close()

@@ -84,7 +84,8 @@ def test_a_refusal_is_told(agent: ScriptedReceiver, sender: Sender, status: int)
     sender.outbox.send(METRICS, 5.0)
     sender.outbox.send(END, 5.0)
     assert len(agent.requests()) == 2
-    assert sender.told == [f"{sender.url} refused the metrics of the job with {status}: no good"]
+    words = "redirects to /login" if status == 302 else "no good"
+    assert sender.told == [f"{sender.url} refused the metrics of the job with {status}: {words}"]
     assert sender.names == []
 
 
