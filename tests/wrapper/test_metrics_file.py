@@ -3,15 +3,11 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from bridge.wrapper import metrics_file as module
 from bridge.wrapper.metrics_file import metrics_file, read
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def test_a_private_file_that_does_not_stay() -> None:
@@ -43,13 +39,12 @@ def test_where_no_file_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_file_is_nothing(tmp_path: Path, left: str) -> None:
     """A job that removed the file or put something else there is reported without metrics, and never waited for."""
     path = tmp_path / "metrics.prom"
-    make: dict[str, Callable[[], object]] = {
-        "directory": path.mkdir,
-        "fifo": lambda: os.mkfifo(path),
-        "dangling link": lambda: path.symlink_to("x"),
-    }
-    if left in make:
-        make[left]()
+    if left == "directory":
+        path.mkdir()
+    elif left == "fifo":
+        os.mkfifo(path)
+    elif left == "dangling link":
+        path.symlink_to("nowhere")
     assert read(path, pytest.fail) == b""
 
 

@@ -101,8 +101,8 @@ def test_a_run_without_agent(tmp_path: Path) -> None:
     ]
     for name, report in zip(sender.names, (START, METRICS, END), strict=True):
         file = sender.spool / name
-        directive, _, body = file.read_bytes().partition(b"\n")
-        assert (find_directives(directive).labels, find_directives(directive).key) == (RUN.labels, report.key)
+        first, _, body = file.read_bytes().partition(b"\n")
+        assert (find_directives(first).labels, find_directives(first).key) == (RUN.labels, report.key)
         assert body == report.body
         assert (file.stat().st_mtime_ns, file.stat().st_mode & 0o777) == (report.time_ms * 1_000_000, 0o644)
     (line,) = sender.told
