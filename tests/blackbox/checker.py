@@ -16,6 +16,10 @@ Fate = Literal["acknowledged", "refused", "unanswered"]
 
 Kind = Literal["missing", "unknown", "reordered", "altered", "repeated", "marker"]
 
+HOLD_INTERVAL_MS = 60_000
+"""The agent's default."""
+_NOTHING = object()
+
 AGENTS_OWN = frozenset({"push_time_seconds", "push_failure_time_seconds"})
 """Series that no writer pushes: their order is judged, and that they never end."""
 
@@ -55,6 +59,19 @@ class Fault:
     kind: Kind
     series: Series
     detail: str
+
+
+def without_repeats(stored: Iterable[Stored]) -> list[Stored]:
+    """Leave out what an agent adds on the grid of its hold: its own series, and values that it only repeats."""
+    newest: dict[Series, float | None] = {}
+    kept: list[Stored] = []
+    for sample in stored:
+        on_grid = sample.timestamp_ms % HOLD_INTERVAL_MS == 0
+        own = dict(sample.series).get("job") == "pushbridge"
+        if not (on_grid and (own or newest.get(sample.series, _NOTHING) == sample.value)):
+            kept.append(sample)
+        newest[sample.series] = sample.value
+    return kept
 
 
 def judge(pushed: Iterable[Pushed], stored: Iterable[Stored], *, max_rewinds: int = 0) -> list[Fault]:

@@ -17,7 +17,7 @@ from typing import Self
 import snappy
 
 from bridge._pb import remote_write_v1_pb2 as pb
-from tests.blackbox.checker import Stored
+from tests.blackbox.checker import Stored, without_repeats
 from tests.blackbox.servers import free_port
 
 _STALE = struct.pack("<Q", 0x7FF0000000000002)
@@ -116,9 +116,10 @@ class ScriptedReceiver:
         with self._changed:
             return list(self._requests)
 
-    def stored(self) -> list[Stored]:
-        """Return the stored samples, in order of arrival."""
-        return [sample for request in self.requests() if request.kept for sample in request.samples]
+    def stored(self, *, repeats: bool = False) -> list[Stored]:
+        """Return the stored samples, in order of arrival; repeats of the default hold only if they are asked for."""
+        stored = [sample for request in self.requests() if request.kept for sample in request.samples]
+        return stored if repeats else without_repeats(stored)
 
     def wait_for(self, good: Callable[[list[Request]], bool], within_s: float = 30.0) -> list[Request]:
         """Return the requests once they are good; AssertionError after `within_s`."""

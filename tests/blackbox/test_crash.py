@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bridge.receiver import SampleStore
-from tests.blackbox.checker import Fate, Kind, Pushed, Series, Stored, judge
+from tests.blackbox.checker import Fate, Kind, Pushed, Series, Stored, judge, without_repeats
 from tests.blackbox.load import Load, account, series, settled_account
 from tests.blackbox.servers import Server, _start, agent, free_port
 
@@ -208,7 +208,7 @@ def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path) -> None:
         load.stop()
         final = settled_account(agent_port)
         assert (last.stop(), receiving.process.poll()) == (0, None)
-    arrivals = list(stored_in(tmp_path / "receiver"))
+    arrivals = without_repeats(stored_in(tmp_path / "receiver"))
     faults = judge(load.log(), arrivals, max_rewinds=KILLS + RECEIVER_KILLS)
     assert not faults, f"{len(faults)} faults, the first: {faults[:10]}"
     assert load.acknowledged() > KILLS
