@@ -36,7 +36,7 @@ from bridge.web.receipts import Receipts
 from bridge.web.server import Site
 
 _log = structlog.get_logger(__name__)
-_TRIM_INTERVAL_S = 30.0
+_TRIM_INTERVAL_S = 10.0
 _PROBE_INTERVAL_S = 1.0
 _STOP_HTTP_S = 4.0
 _STOP_SENDERS_S = 3.0

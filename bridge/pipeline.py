@@ -116,7 +116,7 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
     outcome: Receipt | BadPushError = await committer.submit(operation)
     if isinstance(outcome, BadPushError):
         raise outcome
-    return replace(outcome, series=len(content), type_conflicts=conflicts)
+    return Receipt(outcome.first_seq, outcome.last_seq, len(content), conflicts, outcome.replayed)
 
 
 async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:

@@ -142,6 +142,7 @@ class Sender:
         self._wait_for_work = wait_for_work
         self._hold = hold
         self._held_failures = 0
+        self._next_repeat_s = 0.0
         self._client = client
         self._observer = observer
         self._clock_s = clock_s
@@ -196,9 +197,9 @@ class Sender:
     async def _repeat(self, *, drained: bool) -> bool:
         """Send the next repeats that are due; False when there are none.
 
-        One try: what failed waits for its turn behind the journal, and for what the groups are by then.
+        One try: what failed is tried later, with what the groups are by then, and the journal does not wait for it.
         """
-        request = self._hold.request(self._seq, drained=drained)
+        request = None if self._clock_s() < self._next_repeat_s else self._hold.request(self._seq, drained=drained)
         if request is None:
             return False
         outcome = await self._post(request, self._held_failures)
@@ -206,9 +207,11 @@ class Sender:
             self._held_failures += 1
             wait_s = delay_s(self._held_failures, outcome.after_s, self._random_01(), *self._backoff_s)
             self._log_retry(outcome, self._held_failures, wait_s, request.samples)
-            await self._unless_stopped(self._sleep(wait_s))
+            self._next_repeat_s = self._clock_s() + wait_s
+            if outcome.after_s is not None:
+                await self._unless_stopped(self._sleep(wait_s))
             return True
-        self._held_failures = 0
+        self._held_failures, self._next_repeat_s = 0, 0.0
         self._hold.sent()
         reason = outcome.reason if isinstance(outcome, Rejected) else ""
         if isinstance(outcome, Rejected):
@@ -237,7 +240,9 @@ class Sender:
             return None
         if not entries:
             if not await self._repeat(drained=True):
-                await self._unless_stopped(self._wait_for_work(self._seq))
+                pause_s = self._next_repeat_s - self._clock_s()
+                pauses = [self._sleep(pause_s)] if pause_s > 0 else []
+                await self._unless_stopped(self._wait_for_work(self._seq), *pauses)
             return None
         full = sum(entry.samples for entry in entries) >= self._max_samples // 2
         self._next_read_s = 0.0 if full else self._clock_s() + GATHER_S
@@ -292,17 +297,21 @@ class Sender:
         self._log.error("journal_failed", action=action, error=str(error), attempt=attempt)
         await self._sleep(backoff_s(attempt, self._random_01(), min_s=1.0, max_s=5.0))
 
-    async def _unless_stopped(self, waiting: Coroutine[None, None, None]) -> None:
-        """Await something, but no longer than until `stop`."""
-        tasks = (asyncio.create_task(waiting), asyncio.create_task(self._stopping.wait()))
+    async def _unless_stopped(self, *waiting: Coroutine[None, None, None]) -> None:
+        """Await the first of several things, but no longer than until `stop`."""
+        tasks = [asyncio.create_task(one) for one in (*waiting, self._until_stopped())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-        if isinstance(results[0], Exception):
-            raise results[0]
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _until_stopped(self) -> None:
+        await self._stopping.wait()
 
 
 class _Ledger:
