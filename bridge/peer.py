@@ -86,12 +86,17 @@ class Peer:
             request = urllib.request.Request(  # noqa: S310 - the user names the server
                 f"{self._url}{path}", data=body, method=method, headers={**self._headers, **(headers or {})}
             )
-            with _DIRECT.open(request, timeout=timeout_s) as answer:
-                return PeerAnswer(answer.status, answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                location = error.headers.get("Location") if error.code in _REDIRECTS else None
-                words = f"redirects to {location}".encode() if location else error.read()
-                return PeerAnswer(error.code, words, error.headers.get("Retry-After"))
+            return _exchange(request, timeout_s)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise AwayError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+
+
+def _exchange(request: urllib.request.Request, timeout_s: float) -> PeerAnswer:
+    try:
+        with _DIRECT.open(request, timeout=timeout_s) as answer:
+            return PeerAnswer(answer.status, answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            location = error.headers.get("Location") if error.code in _REDIRECTS else None
+            words = f"redirects to {location}".encode() if location else error.read()
+            return PeerAnswer(error.code, words, error.headers.get("Retry-After"))

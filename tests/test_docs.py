@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _ITEMS: dict[str, type[BaseModel]] = {"remote_write": RemoteWrite, "rules": Rule}
 EXAMPLE = ROOT / "deploy" / "pushbridge.yml"
+_DECLARED_IN = ("telemetry.py", "wrapper/report.py")
 
 
 def keys(model: type[BaseModel]) -> Iterator[str]:
@@ -68,7 +69,7 @@ def test_the_readme_shows_every_command(command: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"pushbridge_[a-z_]+", README))))
 def test_every_metric_in_the_readme_exists(name: str) -> None:
     """A metric that README tells users to watch is declared in the code."""
-    source = (ROOT / "bridge" / "telemetry.py").read_text(encoding="utf-8")
+    source = "".join((ROOT / "bridge" / file).read_text(encoding="utf-8") for file in _DECLARED_IN)
     assert f'"{name.removesuffix("_total")}"' in source
 
 

@@ -56,12 +56,13 @@ def _ttl(text: str) -> str:
     return text
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
+def _agent(text: str) -> Peer:
+    peer = Peer(text)
+    parts = urlsplit(peer.shown)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"want http://host:port, got {text!r}")
+        raise ValueError(f"want http://host:port, got {peer.shown!r}")
     _ = parts.port  # raises ValueError when it is none
-    return text
+    return peer
 
 
 def _group(job: str, texts: tuple[str, ...]) -> Labels:
@@ -98,7 +99,7 @@ _DURATION = _Checked("duration", _duration)
     help="Keep the metrics visible this long, or inf. [default: the agent's, longer for a rare --every]",
 )
 @click.option(
-    "--url", type=_Checked("url", _url), default="http://127.0.0.1:9091", show_default=True, help="The agent."
+    "--url", type=_Checked("url", _agent), default="http://127.0.0.1:9091", show_default=True, help="The agent."
 )
 @click.option(
     "--spool",
@@ -117,7 +118,7 @@ def exec_(
     grace: float | None,
     timeout: float | None,
     ttl: str | None,
-    url: str,
+    url: Peer,
     spool: Path,
     command: tuple[str, ...],
 ) -> None:
@@ -143,7 +144,7 @@ def exec_(
     if grace is not None and every is None:
         raise click.BadParameter("needs --every", param_hint="--grace")
     run = Run(labels, uuid.uuid4().hex, _now_ms(), every, grace or 0.0, ttl)
-    sys.exit(_course(run, command, timeout, Outbox(Peer(url), spool, _tell)))
+    sys.exit(_course(run, command, timeout, Outbox(url, spool, _tell)))
 
 
 def _course(run: Run, command: tuple[str, ...], timeout_s: float | None, outbox: Outbox) -> int:

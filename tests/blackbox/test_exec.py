@@ -260,6 +260,7 @@ FAULTS = {
     "grace alone": (("--job=j", "--grace=1h"), "needs --every"),
     "ttl": (("--job=j", "--ttl=never"), "not a duration: got 'never'"),
     "url": (("--job=j", "--url=localhost:9091"), "want http://host:port, got 'localhost:9091'"),
+    "user without host": (("--job=j", "--url=http://user:secret@"), "want http://host:port, got 'http:"),
     "port": (("--job=j", "--url=http://localhost:x"), "--url"),
     "unknown flag": (("--job=j", "--jobb=k"), "--jobb"),
 }

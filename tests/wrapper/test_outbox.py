@@ -64,8 +64,15 @@ def test_a_report_as_the_agent_sees_it(agent: ScriptedReceiver, sender: Sender) 
 
 @pytest.mark.parametrize(
     "step",
-    [Step(500), Step(503, headers=("Retry-After: 1",)), Step(429), Step(raw=b"SSH-2.0-x\r\n"), Step(resets_at=1.0)],
-    ids=["500", "503 with Retry-After", "429", "no HTTP", "reset"],
+    [
+        Step(500),
+        Step(503, headers=("Retry-After: 1",)),
+        Step(429),
+        Step(raw=b"SSH-2.0-x\r\n"),
+        Step(raw=b"HTTP/1.1 500 x\r\nContent-Length: 9\r\n\r\ndi"),
+        Step(resets_at=1.0),
+    ],
+    ids=["500", "503 with Retry-After", "429", "no HTTP", "half an answer", "reset"],
 )
 def test_passing_trouble_is_tried_again(agent: ScriptedReceiver, sender: Sender, step: Step) -> None:
     """With patience a report outlives an agent's short trouble, and nobody is told."""
@@ -77,15 +84,22 @@ def test_passing_trouble_is_tried_again(agent: ScriptedReceiver, sender: Sender,
     assert (sender.told, sender.names) == ([], [])
 
 
-@pytest.mark.parametrize("status", [400, 404, 413, 302])
-def test_a_refusal_is_told(agent: ScriptedReceiver, sender: Sender, status: int) -> None:
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (Step(400, b"no\n  good\n"), "400: no good"),
+        (Step(413, b"too large", headers=("Location: /login",)), "413: too large"),
+        (Step(302, headers=("Location: /login",)), "302: redirects to /login"),
+    ],
+    ids=["400", "413", "302"],
+)
+def test_a_refusal_is_told(agent: ScriptedReceiver, sender: Sender, step: Step, words: str) -> None:
     """What will be refused again, or answered by somebody who is no agent, is told in one line and not kept."""
-    agent.add(Step(status, b"no\n  good\n", headers=("Location: /login",)))
+    agent.add(step)
     sender.outbox.send(METRICS, 5.0)
     sender.outbox.send(END, 5.0)
     assert len(agent.requests()) == 2
-    words = "redirects to /login" if status == 302 else "no good"
-    assert sender.told == [f"{sender.url} refused the metrics of the job with {status}: {words}"]
+    assert sender.told == [f"{sender.url} refused the metrics of the job with {words}"]
     assert sender.names == []
 
 
