@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 from bridge.ingress.directive import find_directives
-from tests.blackbox.queries import fetch
+from tests.blackbox.queries import fetch, poll
 from tests.blackbox.scripted_receiver import ScriptedReceiver, Step
-from tests.blackbox.servers import Server, agent, free_port
+from tests.blackbox.servers import Server, agent, free_port, needs, prometheus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = "pushbridge_run_"
@@ -39,6 +40,15 @@ class Caller:
         return subprocess.run(
             self.line(flags, command), input=stdin, capture_output=True, check=False, timeout=30, cwd=REPOSITORY
         )
+
+    def crash(self, job: str) -> None:
+        """Run a job that does not end by itself, and kill it and exec as a power cut would."""
+        line = self.line(("--job", job), ("sh", "-c", "echo $$; exec sleep 60"))
+        with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
+            assert process.stdout is not None
+            group = int(process.stdout.readline())
+            process.kill()
+            os.killpg(group, signal.SIGKILL)
 
     @property
     def files(self) -> list[Path]:
@@ -102,26 +112,49 @@ def test_every_end_is_reported(
     told = f"pushbridge: cannot run '{command[0]}': ".encode() if code in {126, 127} else b""
     assert done.stderr.startswith(told)
     assert done.stderr.count(b"\n") == (1 if told else 0)
-    found = values(server, job)
-    assert (found[f"{RUN}exit_code"], found[f"{RUN}success"]) == (code, float(code == 0))
-    start_s, end_s = found[f"{RUN}start_time_seconds"], found[f"{RUN}end_time_seconds"]
+    shown = values(server, job)
+    assert (shown[f"{RUN}exit_code"], shown[f"{RUN}success"]) == (code, float(code == 0))
+    start_s, end_s = shown[f"{RUN}start_time_seconds"], shown[f"{RUN}end_time_seconds"]
     assert before_s - 0.001 <= start_s <= end_s <= after_s
-    assert 0 <= found[f"{RUN}duration_seconds"] <= end_s - start_s + 0.002
-    assert found[f"{RUN}max_rss_bytes"] > 1e6 or code in {126, 127}
+    assert 0 <= shown[f"{RUN}duration_seconds"] <= end_s - start_s + 0.002
+    assert shown[f"{RUN}max_rss_bytes"] > 1e6 or code in {126, 127}
 
 
 def test_while_it_runs_the_start_is_later_than_the_end(server: Server, caller: Caller) -> None:
     """A run that was killed with its wrapper looks like one that has not ended, also after earlier runs that did."""
-    flags = ("--job", "crash")
-    assert caller.run("true", flags=flags).returncode == 0
-    line = caller.line(flags, ("sh", "-c", "echo $$; exec sleep 60"))
-    with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
-        assert process.stdout is not None
-        job = int(process.stdout.readline())
-        process.kill()
-        os.killpg(job, signal.SIGKILL)
-    found = values(server, "crash")
-    assert found[f"{RUN}start_time_seconds"] > found[f"{RUN}end_time_seconds"]
+    assert caller.run("true", flags=("--job", "crash")).returncode == 0
+    caller.crash("crash")
+    shown = values(server, "crash")
+    assert shown[f"{RUN}start_time_seconds"] > shown[f"{RUN}end_time_seconds"]
+
+
+@needs("prometheus")
+def test_the_query_in_the_readme_tells_a_crash(tmp_path: Path) -> None:
+    """Prometheus finds the jobs whose last run crashed, be it their first or not, and none that ended."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    query = readme[readme.index("    (pushbridge_run_start") :].partition("\n\n")[0]
+    assert query.endswith("- 7200")
+    with prometheus(tmp_path / "prometheus") as receiver:
+        url = f"--remote-write.url={receiver.url}/api/v1/write"
+        with agent(tmp_path / "agent", url) as started:
+            caller = Caller(started.port, tmp_path / "spool")
+            caller.run("true", flags=("--job", "well"))
+            caller.run("false", flags=("--job", "failed"))
+            caller.run("true", flags=("--job", "crashed-later"))
+            caller.crash("crashed-later")
+            caller.crash("crashed-first")
+            wanted = {"crashed-later", "crashed-first"}
+            assert poll(lambda: found(receiver, query.replace("7200", "0")), wanted) == wanted
+            ended = {"well", "failed", "crashed-later"}
+            assert poll(lambda: found(receiver, "pushbridge_run_end_time_seconds"), ended) == ended
+            assert found(receiver, query.replace("7200", "0")) == wanted
+            assert found(receiver, query) == set()
+
+
+def found(receiver: Server, query: str) -> set[str]:
+    """Jobs of the series that an instant query finds."""
+    answer = json.loads(fetch(receiver, f"/api/v1/query?{urlencode({'query': query, 'time': time.time() + 1})}"))
+    return {series["metric"]["job"] for series in answer["data"]["result"]}
 
 
 def test_group_and_schedule(server: Server, caller: Caller) -> None:
@@ -131,8 +164,8 @@ def test_group_and_schedule(server: Server, caller: Caller) -> None:
     done = caller.run("true", flags=flags)
     assert (done.returncode, done.stderr) == (0, b"")
     assert group(server, "labels")["labels"] == {"job": "labels", "instance": odd, "empty": ""}
-    found = values(server, "labels")
-    assert (found[f"{RUN}expected_interval_seconds"], found[f"{RUN}grace_seconds"]) == (604800, 5400)
+    shown = values(server, "labels")
+    assert (shown[f"{RUN}expected_interval_seconds"], shown[f"{RUN}grace_seconds"]) == (604800, 5400)
 
 
 def test_input_and_output_pass_untouched(caller: Caller) -> None:
@@ -154,8 +187,8 @@ def test_the_jobs_own_metrics(server: Server, caller: Caller) -> None:
     done = caller.run("sh", "-c", script, flags=("--job", "metrics"))
     assert (done.returncode, done.stderr) == (0, b"")
     assert not Path(done.stdout.decode().strip()).parent.exists()
-    found = values(server, "metrics")
-    assert (found["rows"], found[f"{RUN}success"]) == (5, 1)
+    shown = values(server, "metrics")
+    assert (shown["rows"], shown[f"{RUN}success"]) == (5, 1)
 
 
 def test_bad_metrics_cost_only_themselves(server: Server, caller: Caller) -> None:
@@ -166,9 +199,9 @@ def test_bad_metrics_cost_only_themselves(server: Server, caller: Caller) -> Non
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith(f"pushbridge: http://127.0.0.1:{server.port} refused the metrics of the job with 400: ")
     assert "line 1" in line
-    found = values(server, "bad-metrics")
-    assert "rows" not in found
-    assert found[f"{RUN}exit_code"] == 3
+    shown = values(server, "bad-metrics")
+    assert "rows" not in shown
+    assert shown[f"{RUN}exit_code"] == 3
 
 
 def test_without_agent_the_reports_wait_on_disk(tmp_path: Path) -> None:
