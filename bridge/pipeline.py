@@ -17,7 +17,7 @@ from bridge.errors import BadPushError, JournalFullError, JournalUnavailableErro
 from bridge.exposition.formats import format_of, parse_body
 from bridge.exposition.template import make_template
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
-from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Group, delete, key_of, refuse, store
+from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Change, Group, delete, key_of, refuse, store
 from bridge.ingress.body import decode_body
 from bridge.ingress.terms import NO_TERMS, Terms
 from bridge.journal.committer import KEY_LIFE_MS, Committer
@@ -72,13 +72,15 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
+class Order:
     """How a content is stored."""
 
     replace_all: bool
     ttl_ms: int
-    times: tuple[int, int] | None
+    times: tuple[int, int] | None = None
     """Push and failure time in ms that an import brings along."""
+    at_ms: int | None = None
+    """When it took place, None for now; what was sent for its group is older in any case."""
 
 
 async def accept(push: Push, committer: Committer, options: PushOptions, now_ms: int) -> Receipt:
@@ -93,16 +95,16 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
         body = await _beside(len(push.body), decode_body, push.body, push.content_encoding, options.max_body_bytes)
         content = repeat(committer.groups.get(key).parts, body, format_of(push.content_type))
         if content is None:
-            content = await _beside(len(body), _parse, body, push, options.flatten, now_ms)
+            content = await _beside(len(body), parse, body, push, options.flatten, now_ms)
             conflicts = tuple(committer.groups.type_conflicts(content))
         times = await _beside(len(body), _own_times, body, push, now_ms) if terms.imported else None
     except PushRefusedError:
         # What is wrong with the push is worth more to its sender than that the disk is full as well.
         with suppress(JournalFullError, JournalUnavailableError):
-            await committer.submit(lambda staging: _note_refusal(staging, key))
+            await committer.submit(lambda staging: note_refusal(staging, key))
         raise
     ttl_ms = options.ttl_ms(push.grouping) if terms.ttl_ms is None else terms.ttl_ms
-    order = _Order(push.replace_all, ttl_ms, times)
+    order = Order(push.replace_all, ttl_ms, times)
 
     def operation(staging: Staging) -> Receipt | BadPushError:
         return once(
@@ -110,7 +112,7 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
             key,
             terms.key,
             (b"put" if push.replace_all else b"post", body),
-            lambda: _stage(staging, key, content, order),
+            lambda: stage(staging, key, content, order),
         )
 
     outcome: Receipt | BadPushError = await committer.submit(operation)
@@ -126,7 +128,8 @@ async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwa
     return await asyncio.to_thread(work, *args, **kwargs)
 
 
-def _parse(body: bytes, push: Push, options: FlattenOptions, now_ms: int) -> Content:
+def parse(body: bytes, push: Push, options: FlattenOptions, now_ms: int) -> Content:
+    """Read a decoded body; raises BadPushError or TooLargeError."""
     families = parse_body(body, push.content_type, utf8_names=options.utf8_names)
     content = flatten(families, push.grouping, options, now_ms)
     format_ = format_of(push.content_type)
@@ -147,21 +150,29 @@ def _own_times(body: bytes, push: Push, now_ms: int) -> tuple[int, int]:
     return round(found[PUSH_TIME] * _SECOND_MS), round(found[PUSH_FAILURE_TIME] * _SECOND_MS)
 
 
-def _stage(staging: Staging, key: bytes, content: Content, order: _Order) -> BadPushError | None:
-    group = staging.group(key)
+def stage(staging: Staging, key: bytes, content: Content, order: Order) -> BadPushError | None:
+    """Stage a push, or the note that it was refused and why."""
     try:
-        change = store(group, content, staging.now_for(group), replace_all=order.replace_all, ttl_ms=order.ttl_ms)
-        if len(change.group.parts) > 1:
-            check_suffixes({f.name: f.type for part in change.group.parts for f in part.shape.families})
-        check_foreign(group, content, staging.committed, staging.groups)
+        apply(staging, key, content, order)
     except BadPushError as error:
-        _note_refusal(staging, key)
+        note_refusal(staging, key)
         return error
+    return None
+
+
+def apply(staging: Staging, key: bytes, content: Content, order: Order) -> Change:
+    """Stage what a content does to its group; raises BadPushError before anything is staged."""
+    group = staging.group(key)
+    now_ms = staging.now_for(group, order.at_ms)
+    change = store(group, content, now_ms, replace_all=order.replace_all, ttl_ms=order.ttl_ms)
+    if len(change.group.parts) > 1:
+        check_suffixes({f.name: f.type for part in change.group.parts for f in part.shape.families})
+    check_foreign(group, content, staging.committed, staging.groups)
     if order.times is not None:
         push_ms, failure_ms = order.times
         change = replace(change, group=replace(change.group, push_ms=push_ms, failure_ms=failure_ms))
     staging.add(change)
-    return None
+    return change
 
 
 def once(
@@ -197,7 +208,8 @@ def once(
     return receipt
 
 
-def _note_refusal(staging: Staging, key: bytes) -> None:
+def note_refusal(staging: Staging, key: bytes) -> None:
+    """Stage the failure time of a group whose push was refused."""
     group = staging.group(key)
     try:
         check_foreign(group, EMPTY, staging.committed, staging.groups)

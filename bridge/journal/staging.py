@@ -39,9 +39,13 @@ class Staging:
         """The group as this transaction will leave it."""
         return self.groups.get(key) or self.committed.get(key)
 
-    def now_for(self, group: Group) -> int:
-        """The time for a change of this group, before the group's own rule (`bridge.groups.next_ms`)."""
-        return max(self.now_ms, self.tick_ms + 1) if group.live else self.now_ms
+    def now_for(self, group: Group, at_ms: int | None = None) -> int:
+        """The time for a change of this group, before the group's own rule (`bridge.groups.next_ms`).
+
+        `at_ms` is when it took place, if that is known and not in the future.
+        """
+        now_ms = self.now_ms if at_ms is None else min(at_ms, self.now_ms)
+        return max(now_ms, self.tick_ms + 1) if group.live else now_ms
 
     @property
     def next_seq(self) -> int:
@@ -60,6 +64,15 @@ class Staging:
         """Add what a push does: rows for delivery and the group's new state."""
         self.records.extend(encode_change(change))
         self.groups[change.group.id.key] = change.group
+
+    def mark(self) -> tuple[int, dict[bytes, Group]]:
+        """Remember groups and rows as they are now, for `undo`."""
+        return len(self.records), dict(self.groups)
+
+    def undo(self, mark: tuple[int, dict[bytes, Group]]) -> None:
+        """Take back what was added since the mark."""
+        rows, self.groups = mark
+        del self.records[rows:]
 
     def confirm(self, target: str, settled: Iterable[Settled]) -> None:
         """Move a target's cursor."""
