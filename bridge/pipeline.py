@@ -5,11 +5,12 @@ Owns the order of the stages and the rule that a refused push is remembered in
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
+from math import isfinite
 from typing import ParamSpec, TypeVar
 
 from bridge.content import EMPTY, Content, repeat
@@ -19,7 +20,7 @@ from bridge.exposition.template import make_template
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
 from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Change, Group, delete, key_of, refuse, store
 from bridge.ingress.body import decode_body
-from bridge.ingress.terms import NO_TERMS, Terms
+from bridge.ingress.terms import IMPORT, NO_TERMS, Terms
 from bridge.journal.committer import KEY_LIFE_MS, Committer
 from bridge.journal.rows import NEVER_MS, KeyRow
 from bridge.journal.staging import Staging
@@ -77,8 +78,8 @@ class Order:
 
     replace_all: bool
     ttl_ms: int
-    times: tuple[int, int] | None = None
-    """Push and failure time in ms that an import brings along."""
+    times: Mapping[str, int] = field(default_factory=dict)
+    """Push and failure time in ms that an import brings along, by the names of their gauges."""
     at_ms: int | None = None
     """When it took place, None for now; what was sent for its group is older in any case."""
 
@@ -97,7 +98,7 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
         if content is None:
             content = await _beside(len(body), parse, body, push, options.flatten, now_ms)
             conflicts = tuple(committer.groups.type_conflicts(content))
-        times = await _beside(len(body), _own_times, body, push, now_ms) if terms.imported else None
+        times = await _beside(len(body), _own_times, body, push, now_ms) if terms.imported else {}
     except PushRefusedError:
         # What is wrong with the push is worth more to its sender than that the disk is full as well.
         with suppress(JournalFullError, JournalUnavailableError):
@@ -106,19 +107,15 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
     ttl_ms = options.ttl_ms(push.grouping) if terms.ttl_ms is None else terms.ttl_ms
     order = Order(push.replace_all, ttl_ms, times)
 
-    def operation(staging: Staging) -> Receipt | BadPushError:
-        return once(
-            staging,
-            key,
-            terms.key,
-            (b"put" if push.replace_all else b"post", body),
-            lambda: stage(staging, key, content, order),
-        )
+    digest = b""
+    if terms.key:
+        digest = await _beside(len(body), fingerprint, b"put" if push.replace_all else b"post", body)
 
-    outcome: Receipt | BadPushError = await committer.submit(operation)
-    if isinstance(outcome, BadPushError):
-        raise outcome
-    return Receipt(outcome.first_seq, outcome.last_seq, len(content), conflicts, outcome.replayed)
+    def operation(staging: Staging) -> Receipt | PushRefusedError:
+        return once(staging, key, terms.key, digest, lambda: stage(staging, key, content, order))
+
+    receipt = _accepted(await committer.submit(operation))
+    return Receipt(receipt.first_seq, receipt.last_seq, len(content), conflicts, receipt.replayed)
 
 
 async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -138,16 +135,18 @@ def parse(body: bytes, push: Push, options: FlattenOptions, now_ms: int) -> Cont
     return replace(content, shape=replace(content.shape, template=make_template(body, format_, families)))
 
 
-def _own_times(body: bytes, push: Push, now_ms: int) -> tuple[int, int]:
+def _own_times(body: bytes, push: Push, now_ms: int) -> dict[str, int]:
     """Push time and failure time in ms that an imported body gives for its group, 0 for never."""
-    found = {PUSH_TIME: 0.0, PUSH_FAILURE_TIME: 0.0}
+    found: dict[str, int] = {}
     for family in parse_body(body, push.content_type, utf8_names=True):
-        if family.name in found and family.samples:
-            found[family.name] = family.samples[0].value
-    for name, value in found.items():
-        if not 0 <= value * _SECOND_MS <= now_ms:
-            raise BadPushError("terms", f"{name}: got {value:g}, want seconds since 1970 that are not in the future")
-    return round(found[PUSH_TIME] * _SECOND_MS), round(found[PUSH_FAILURE_TIME] * _SECOND_MS)
+        if family.name in (PUSH_TIME, PUSH_FAILURE_TIME) and family.samples:
+            value = family.samples[0].value
+            # Rounded before it is compared: as seconds the present millisecond may come out later than itself.
+            if not (isfinite(value) and value >= 0 and round(value * _SECOND_MS) <= now_ms):
+                want = "seconds since 1970 that are not in the future"
+                raise BadPushError("terms", f"{IMPORT}: {family.name}: got {value!r}, want {want}")
+            found[family.name] = round(value * _SECOND_MS)
+    return found
 
 
 def stage(staging: Staging, key: bytes, content: Content, order: Order) -> BadPushError | None:
@@ -168,9 +167,11 @@ def apply(staging: Staging, key: bytes, content: Content, order: Order) -> Chang
     if len(change.group.parts) > 1:
         check_suffixes({f.name: f.type for part in change.group.parts for f in part.shape.families})
     check_foreign(group, content, staging.committed, staging.groups)
-    if order.times is not None:
-        push_ms, failure_ms = order.times
-        change = replace(change, group=replace(change.group, push_ms=push_ms, failure_ms=failure_ms))
+    if order.times:
+        after = change.group
+        push_ms = order.times.get(PUSH_TIME, after.push_ms)
+        failure_ms = order.times.get(PUSH_FAILURE_TIME, after.failure_ms)
+        change = replace(change, group=replace(after, push_ms=push_ms, failure_ms=failure_ms))
     staging.add(change)
     return change
 
@@ -179,21 +180,21 @@ def once(
     staging: Staging,
     key: bytes,
     idempotency_key: str,
-    what: tuple[bytes, bytes],
+    digest: bytes,
     stage: Callable[[], BadPushError | None],
-) -> Receipt | BadPushError:
+) -> Receipt | PushRefusedError:
     """Stage something, or give the receipt of the first time that it came with this key (design.md section 8).
 
-    `what` is method and body. Raises KeyReusedError for a key that came with something else.
+    `digest` tells one push from another. Gives a KeyReusedError for a key that came with another one. That is no
+    failure of the group: what the key stands for was taken. It is given and not raised, because like any result
+    it counts once the transaction is on disk: the other push may be a part of it.
     """
-    digest = b""
     if idempotency_key:
-        digest = blake2b(b"\xff".join(what), digest_size=_DIGEST_BYTES).digest()
         known = staging.find_key(key, idempotency_key)
         if known is not None and staging.now_ms - known.at_ms < KEY_LIFE_MS:
             if known.digest == digest:
                 return Receipt(known.first_seq, known.last_seq, replayed=True)
-            raise KeyReusedError(
+            return KeyReusedError(
                 "key_reused",
                 f"Idempotency-Key {idempotency_key!r}: it came with another push to this group within 24 hours; "
                 "give each push a key of its own",
@@ -206,6 +207,17 @@ def once(
     if idempotency_key:
         staging.add_key(KeyRow(key, idempotency_key, digest, receipt.first_seq, receipt.last_seq, staging.now_ms))
     return receipt
+
+
+def fingerprint(method: bytes, body: bytes = b"") -> bytes:
+    """Identity of a push within its group: the method and what the body is when it is decoded."""
+    return blake2b(body, digest_size=_DIGEST_BYTES, person=method).digest()
+
+
+def _accepted(outcome: Receipt | PushRefusedError) -> Receipt:
+    if isinstance(outcome, PushRefusedError):
+        raise outcome
+    return outcome
 
 
 def note_refusal(staging: Staging, key: bytes) -> None:
@@ -221,13 +233,12 @@ def note_refusal(staging: Staging, key: bytes) -> None:
 
 async def end_group(grouping: Labels, committer: Committer, terms: Terms = NO_TERMS) -> Receipt:
     """Take a DELETE: the group's series end; an unknown group is no error (protocol.md section 5.5)."""
-    key = key_of(grouping)
+    key, digest = key_of(grouping), fingerprint(b"delete") if terms.key else b""
 
-    def operation(staging: Staging) -> Receipt | BadPushError:
-        return once(staging, key, terms.key, (b"delete", b""), lambda: _end(staging, key))
+    def operation(staging: Staging) -> Receipt | PushRefusedError:
+        return once(staging, key, terms.key, digest, lambda: _end(staging, key))
 
-    outcome: Receipt = await committer.submit(operation)
-    return outcome
+    return _accepted(await committer.submit(operation))
 
 
 async def end_matching(matches: Callable[[Group], bool], committer: Committer) -> list[Group]:

@@ -31,14 +31,15 @@ class Batch:
     requests: tuple[Request, ...]
     """Usually one; several when one entry is over the limits; none when there is nothing to send."""
     damaged: int = 0
-    """Samples in entries that cannot be read back."""
+    """Samples in entries that cannot be read back; there are no requests then."""
 
 
 def plan_batch(entries: Sequence[Entry], max_samples: int, max_body_bytes: int) -> Batch:
     """Take as many entries from the front (at least one) as fit one request; pure.
 
     `max_body_bytes` counts uncompressed. A first entry that alone is over a limit becomes several
-    requests. Damaged entries are passed over and counted.
+    requests. Damaged entries are passed over and counted, in batches of their own: what is told of a batch is told
+    of every push in it.
     """
     blocks: list[bytes] = []
     samples = body_bytes = damaged = 0
@@ -46,7 +47,11 @@ def plan_batch(entries: Sequence[Entry], max_samples: int, max_body_bytes: int) 
     for entry in entries:
         size = _readable_bytes(entry)
         if size is None:
+            if blocks:
+                break
             damaged += entry.samples
+        elif damaged:
+            break
         elif samples + entry.samples <= max_samples and body_bytes + size <= max_body_bytes:
             blocks.append(entry.body)
             samples += entry.samples
@@ -54,7 +59,7 @@ def plan_batch(entries: Sequence[Entry], max_samples: int, max_body_bytes: int) 
         elif blocks:
             break
         else:
-            return _plan_large_entry(entries[0].seq, entry, damaged, max_samples, max_body_bytes)
+            return _plan_large_entry(entry, max_samples, max_body_bytes)
         last_seq = entry.seq
     requests = (Request(snappy_block.join(blocks), samples),) if body_bytes else ()
     return Batch(entries[0].seq, last_seq, requests, damaged)
@@ -71,12 +76,12 @@ def _readable_bytes(entry: Entry) -> int | None:
     return size if size <= _MAX_ENTRY_BYTES else None
 
 
-def _plan_large_entry(first_seq: int, entry: Entry, damaged: int, max_samples: int, max_body_bytes: int) -> Batch:
+def _plan_large_entry(entry: Entry, max_samples: int, max_body_bytes: int) -> Batch:
     """Cut one entry into requests, in order; the cuts depend on the limits alone, so repeats are alike."""
     try:
         series = split_series(snappy_block.decompress(entry.body, _MAX_ENTRY_BYTES))
     except ValueError:
-        return Batch(first_seq, entry.seq, (), damaged + entry.samples)
+        return Batch(entry.seq, entry.seq, (), entry.samples)
     requests: list[Request] = []
     part: list[bytes] = []
     part_bytes = 0
@@ -87,4 +92,4 @@ def _plan_large_entry(first_seq: int, entry: Entry, damaged: int, max_samples: i
         part.append(field)
         part_bytes += len(field)
     requests.append(Request(snappy_block.compress(b"".join(part)), len(part)))
-    return Batch(first_seq, entry.seq, tuple(requests), damaged)
+    return Batch(entry.seq, entry.seq, tuple(requests))

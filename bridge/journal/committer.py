@@ -20,7 +20,7 @@ import structlog
 from bridge.errors import JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.hold import Tick
 from bridge.journal.ledger import Ledger
-from bridge.journal.news import News
+from bridge.journal.news import Milestones, News
 from bridge.journal.rows import Settled
 from bridge.journal.staging import Operation, Staging
 from bridge.journal.store import Journal
@@ -101,6 +101,7 @@ class Committer:
         self._closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._news = News()
+        self._settled = Milestones()
         self.newest_tick = Tick(journal.tick_ms, journal.end_seq)
         """The newest point of the grid; none is due until the first one of this run."""
         self._unwritten = dict.fromkeys(replayed)
@@ -134,9 +135,10 @@ class Committer:
             await self._news.wait()
 
     async def wait_for_cursor(self, target: str, seq: int) -> None:
-        """Return when a target has settled every row up to `seq`, or is forgotten."""
-        while (cursor := self.ledger.cursors.get(target)) is not None and cursor.seq < seq:
-            await self._news.wait()
+        """Return when a target has settled every row up to `seq`; at once for one that is not known."""
+        cursor = self.ledger.cursors.get(target)
+        if cursor is not None and cursor.seq < seq:
+            await self._settled.reach(target, seq)
 
     async def run(self) -> None:
         """Commit until `close`, then what is left, then return."""
@@ -178,13 +180,11 @@ class Committer:
         await self.submit(partial(Staging.write_states, keys=(), state_seq=state_seq))
 
     async def trim(self, retention_ms: int) -> int:
-        """Delete delivered rows older than this; gives how many, at most a thousand at a time."""
-        now_ms = self._now_ms()
-        before_ms = now_ms - retention_ms
+        """Delete delivered rows older than this, and notes; gives how many, at most a thousand of a kind at a time."""
+        before_ms = self._now_ms() - retention_ms
 
         def operation(_: Staging) -> int:
-            self._journal.trim_notes(now_ms - KEY_LIFE_MS, before_ms)
-            return self._trim(before_ms)
+            return self._trim_notes(before_ms) + self._trim(before_ms)
 
         deleted = int(await self.submit(operation))
         self.groups.forget_ended(before_ms)
@@ -193,6 +193,11 @@ class Committer:
     def _trim(self, before_ms: int) -> int:
         through_seq = min(self.ledger.floor(self._journal.end_seq), self._journal.state_seq)
         return self._journal.trim(before_ms, through_seq, _TRIM_ROWS)
+
+    def _trim_notes(self, before_ms: int) -> int:
+        # A push that comes again with its key asks for its deliveries as long as the key is known.
+        keys_before_ms = self._now_ms() - KEY_LIFE_MS
+        return self._journal.trim_notes(keys_before_ms, min(before_ms, keys_before_ms), _TRIM_ROWS)
 
     async def _commit(self, waiting: list[_Waiting]) -> None:
         """Write one transaction; make room if need be; else go one by one, so that a giant push harms nobody."""
@@ -270,7 +275,9 @@ class Committer:
         self._observer.committed(operations, perf_counter() - started)
         if staging.ticked:
             self.newest_tick = Tick(staging.tick_ms, self._journal.end_seq)
-        if staging.records or staging.ticked or staging.cursors:
+        for target, cursor in staging.cursors.items():
+            self._settled.advance(target, cursor.seq)
+        if staging.records or staging.ticked:
             self._news.tell()
 
     async def _forget_history(self) -> bool:
@@ -279,7 +286,7 @@ class Committer:
         staging.write_states(self._unwritten, self._journal.end_seq)
         try:
             await self._write(staging, 0)
-            freed = self._trim(_FOREVER_MS)
+            freed = self._trim_notes(_FOREVER_MS) + self._trim(_FOREVER_MS)
             await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()

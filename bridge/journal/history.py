@@ -4,9 +4,10 @@ A reader of its own that never changes the file. Bodies are not read; what the a
 """
 
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bridge.errors import JournalUnavailableError
 from bridge.journal import notes
@@ -14,7 +15,9 @@ from bridge.journal.recovery import connect_read_only
 from bridge.journal.rows import DeliveryRow
 
 _PUSHES = frozenset({"put", "post", "delete"})
-_COLUMNS = "seq, arrival_ms, grp, operation, samples"
+_SELECT = "SELECT seq, arrival_ms, grp, operation, samples FROM journal"
+_STRETCH_ROWS = 500
+_Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +44,43 @@ class History:
         self._path = path
 
     def push_at(self, seq: int) -> PushRows | None:
-        """Give the push whose first row is `seq`, None when the journal no longer has it."""
-        rows = self._pushes(f"SELECT {_COLUMNS} FROM journal WHERE seq >= ? ORDER BY seq", seq)  # noqa: S608
-        push = next(rows, None)
+        """Give the push whose first row is `seq`, None when the journal no longer has it.
+
+        Raise JournalUnavailableError.
+        """
+        try:
+            rows = self._connection.execute(f"{_SELECT} WHERE seq >= ? ORDER BY seq", (seq - 1,))
+            try:
+                # The row before tells whether this one is the first of its push.
+                push = next((push for push in _join(rows) if push.last_seq >= seq), None)
+            finally:
+                # An open cursor is an open read transaction, which would keep the WAL from being reset.
+                rows.close()
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
         return push if push is not None and push.first_seq == seq else None
 
-    def pushes_before(self, seq: int) -> Generator[PushRows, None, None]:
-        """Give the pushes whose rows come before `seq`, newest first."""
-        return self._pushes(f"SELECT {_COLUMNS} FROM journal WHERE seq < ? ORDER BY seq DESC", seq)  # noqa: S608
+    def pushes_before(self, seq: int, part_of_group: bytes = b"") -> Iterator[PushRows | None]:
+        """Give the pushes whose rows come before `seq` and whose group contains these bytes, newest first.
+
+        None comes after each stretch of the journal, so that whoever asks can let others run: few pushes of one
+        group may lie among very many others. Raise JournalUnavailableError.
+        """
+        oldest, newest = self._all("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM journal")[0]
+        return self._stretches(oldest, min(seq, newest + 1), part_of_group)
+
+    def _stretches(self, oldest: int, end: int, part: bytes) -> Iterator[PushRows | None]:
+        select = f"{_SELECT} WHERE seq < ? AND seq >= ? AND instr(grp, ?) ORDER BY seq DESC"
+        last: PushRows | None = None
+        while end > oldest:
+            # The oldest push of a stretch may go on in the next one.
+            found = list(_join(self._all(select, end, end - _STRETCH_ROWS, part), last))
+            last = found.pop() if found else None
+            yield from found
+            yield None
+            end -= _STRETCH_ROWS
+        if last is not None:
+            yield last
 
     def deliveries(self, target: str, first_seq: int, last_seq: int) -> list[DeliveryRow]:
         """Give what is known of these rows at a target. Raise JournalUnavailableError."""
@@ -61,26 +93,25 @@ class History:
         """Close the connection; the history must not be asked afterwards."""
         self._connection.close()
 
-    def _pushes(self, select: str, seq: int) -> Generator[PushRows, None, None]:
-        push: PushRows | None = None
+    def _all(self, select: str, *values: object) -> list[_Row]:
         try:
-            rows = self._connection.execute(select, (seq,))
-            try:
-                for at, arrival_ms, group, operation, samples in rows:
-                    if push is not None and (push.arrival_ms, push.group) == (arrival_ms, group):
-                        first_seq, last_seq = min(push.first_seq, at), max(push.last_seq, at)
-                        push = replace(push, first_seq=first_seq, last_seq=last_seq, samples=push.samples + samples)
-                        continue
-                    if push is not None:
-                        yield push
-                    push = PushRows(at, at, arrival_ms, group, operation, samples) if operation in _PUSHES else None
-            finally:
-                # An open cursor is an open read transaction, which would keep the WAL from being reset.
-                rows.close()
+            return self._connection.execute(select, values).fetchall()
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
-        if push is not None:
-            yield push
 
     def _unreadable(self, error: sqlite3.Error) -> JournalUnavailableError:
         return JournalUnavailableError("io_error", f"cannot read the journal {self._path}: {error}")
+
+
+def _join(rows: Iterable[_Row], push: PushRows | None = None) -> Iterator[PushRows]:
+    """Put neighbouring rows together to pushes, in the order of the rows; `push` is one that they may go on with."""
+    for seq, arrival_ms, group, operation, samples in rows:
+        if push is not None and (push.arrival_ms, push.group) == (arrival_ms, group):
+            first_seq, last_seq = min(push.first_seq, seq), max(push.last_seq, seq)
+            push = replace(push, first_seq=first_seq, last_seq=last_seq, samples=push.samples + samples)
+            continue
+        if push is not None:
+            yield push
+        push = PushRows(seq, seq, arrival_ms, group, operation, samples) if operation in _PUSHES else None
+    if push is not None:
+        yield push

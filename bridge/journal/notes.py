@@ -4,12 +4,21 @@ Owns the SQL of these tables and their bounds. Transactions and errors are the `
 """
 
 import sqlite3
+from contextlib import closing
 from itertools import takewhile
 
 from bridge.journal.rows import Batch, DeliveryRow, KeyRow
 
 MOST_KEYS = 200_000
 """Keys kept at the most; the oldest go first."""
+_BYTES_OF_A_LARGE_KEY = 4096
+# Row numbers count up with time, so the oldest are found without looking at all.
+_DELETE_OLD_KEYS = "DELETE FROM keys WHERE rowid IN (SELECT rowid FROM keys WHERE at_ms < ?1 LIMIT ?2)"
+_DELETE_SURPLUS_KEYS = """DELETE FROM keys
+    WHERE rowid <= (SELECT max(rowid) FROM keys) - ?1 AND rowid < (SELECT min(rowid) FROM keys) + ?2"""
+_DELETE_OLD_DELIVERIES = """DELETE FROM deliveries
+    WHERE rowid < (SELECT min(rowid) FROM deliveries) + ?2 AND at_ms < ?1
+    AND last_seq < (SELECT coalesce(min(seq), last_seq + 1) FROM journal)"""
 
 
 def write(connection: sqlite3.Connection, batch: Batch) -> None:
@@ -34,16 +43,29 @@ def find_key(connection: sqlite3.Connection, group: bytes, key: str) -> KeyRow |
 
 def find_deliveries(connection: sqlite3.Connection, target: str, first_seq: int, last_seq: int) -> list[DeliveryRow]:
     """Give what became of these rows at a target, newest first. Raise sqlite3.Error."""
-    rows = connection.execute(
-        "SELECT * FROM deliveries WHERE target = ? AND first_seq <= ? ORDER BY first_seq DESC", (target, last_seq)
-    )
-    return list(takewhile(lambda row: row.last_seq >= first_seq, (DeliveryRow(*row) for row in rows)))
+    select = "SELECT * FROM deliveries WHERE target = ? AND first_seq <= ? ORDER BY first_seq DESC"
+    # An open cursor is an open read transaction, which would keep the WAL from being reset.
+    with closing(connection.execute(select, (target, last_seq))) as rows:
+        return list(takewhile(lambda row: row.last_seq >= first_seq, (DeliveryRow(*row) for row in rows)))
 
 
-def trim(connection: sqlite3.Connection, keys_before_ms: int, deliveries_before_ms: int) -> None:
-    """Delete what is older, and the oldest keys over the bound. Raise sqlite3.Error."""
-    connection.execute("DELETE FROM keys WHERE at_ms < ?", (keys_before_ms,))
-    connection.execute(
-        "DELETE FROM keys WHERE rowid IN (SELECT rowid FROM keys ORDER BY at_ms DESC LIMIT -1 OFFSET ?)", (MOST_KEYS,)
+def trim(connection: sqlite3.Connection, before_ms: tuple[int, int], most_keys: int, limit: int) -> int:
+    """Delete keys that are older or too many, and deliveries that are older and of rows that are gone.
+
+    `before_ms` is for keys and for deliveries; at most `limit` rows of a kind go. Give their number. Raise
+    sqlite3.Error.
+    """
+    keys_before_ms, deliveries_before_ms = before_ms
+    return sum(
+        connection.execute(statement, (bound, limit)).rowcount
+        for statement, bound in (
+            (_DELETE_OLD_KEYS, keys_before_ms),
+            (_DELETE_SURPLUS_KEYS, most_keys),
+            (_DELETE_OLD_DELIVERIES, deliveries_before_ms),
+        )
     )
-    connection.execute("DELETE FROM deliveries WHERE at_ms < ?", (deliveries_before_ms,))
+
+
+def most_keys(max_bytes: int) -> int:
+    """So many keys are kept in a file of this size: a small one must have room for pushes."""
+    return min(MOST_KEYS, max_bytes // _BYTES_OF_A_LARGE_KEY)

@@ -241,8 +241,11 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
             if _typed(row, types):
                 _insert(target, table, row)
     target.execute("DELETE FROM group_parts WHERE grp NOT IN (SELECT key FROM groups)")
-    rows, seen, total = target.execute(
-        "SELECT count(*), coalesce(max(seq), 0), coalesce(max(total), 0) FROM journal"
+    rows, total = target.execute("SELECT count(*), coalesce(max(total), 0) FROM journal").fetchone()
+    # What is noted of a number must not come to stand for another push.
+    (seen,) = target.execute(
+        "SELECT coalesce(max(seq), 0) FROM (SELECT max(seq) AS seq FROM journal"
+        " UNION ALL SELECT max(last_seq) FROM keys UNION ALL SELECT max(last_seq) FROM deliveries)"
     ).fetchone()
     state = (
         ("last_seq", max(last_seq, seen)),

@@ -190,17 +190,19 @@ class Journal:
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
-    def trim_notes(self, keys_before_ms: int, deliveries_before_ms: int) -> None:
-        """Forget keys and deliveries older than this, and keys over the bound, in the current transaction.
+    def trim_notes(self, keys_before_ms: int, deliveries_before_ms: int, limit: int) -> int:
+        """Forget keys and deliveries older than this and keys over the bound, in the current transaction.
 
-        Raise JournalUnavailableError.
+        Give how many; at most `limit` of a kind. Raise JournalUnavailableError.
         """
+        before_ms = keys_before_ms, deliveries_before_ms
         try:
             self._begin()
-            notes.trim(self._connection, keys_before_ms, deliveries_before_ms)
+            deleted = notes.trim(self._connection, before_ms, notes.most_keys(self.max_bytes), limit)
             self._used = self._used_pages()
         except sqlite3.Error as error:
             self._fail(error)
+        return deleted
 
     def load_cursors(self) -> list[CursorRow]:
         """Give every target's cursor, by name. Raise JournalUnavailableError."""

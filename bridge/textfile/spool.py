@@ -14,11 +14,11 @@ from pathlib import Path
 import structlog
 
 from bridge.content import Content
-from bridge.errors import BadPushError, JournalFullError, KeyReusedError, PushRefusedError
+from bridge.errors import BadPushError, JournalFullError, PushRefusedError
 from bridge.groups import key_of
 from bridge.heartbeat import Fact
 from bridge.journal.staging import Staging
-from bridge.pipeline import Order, Receipt, note_refusal, once, stage
+from bridge.pipeline import Order, Receipt, fingerprint, note_refusal, once, stage
 from bridge.textfile.collect import MOST_FULL
 from bridge.textfile.dropped import Defaults, as_sent, digest, read_push
 from bridge.textfile.failed import remove, set_aside
@@ -44,8 +44,8 @@ class _File:
     content: Content | None = None
     ttl_ms: int = 0
     once_key: str = ""
-    body: bytes = b""
-    """As it would be sent by HTTP."""
+    digest: bytes = b""
+    """As the same push by HTTP has it."""
     reason: str = ""
     error: str = ""
 
@@ -111,7 +111,8 @@ class Spool:
             return _File(name, stamp, method, key, reason=error.reason, error=str(error))
         mark = digest(name.encode(errors="surrogateescape"), str(stamp).encode(), body).hex()
         ttl_ms = self._intake.ttl_ms(dropped)
-        return _File(name, stamp, method, key, content, ttl_ms, dropped.key or f"file-{mark}", as_sent(body))
+        push_digest = fingerprint(method.encode(), as_sent(body))
+        return _File(name, stamp, method, key, content, ttl_ms, dropped.key or f"file-{mark}", push_digest)
 
     async def _take(self, files: list[_File]) -> None:
         """Commit what was read, one by one if it does not fit together."""
@@ -173,9 +174,5 @@ def _stage(staging: Staging, file: _File) -> Receipt | tuple[str, str]:
             note_refusal(staging, file.key)
         return file.reason, file.error
     order = Order(file.method == "put", file.ttl_ms, at_ms=file.stamp.mtime_ms)
-    what = file.method.encode(), file.body
-    try:
-        outcome = once(staging, file.key, file.once_key, what, lambda: stage(staging, file.key, content, order))
-    except KeyReusedError as error:
-        return error.reason, str(error)
-    return (outcome.reason, str(outcome)) if isinstance(outcome, BadPushError) else outcome
+    outcome = once(staging, file.key, file.once_key, file.digest, lambda: stage(staging, file.key, content, order))
+    return (outcome.reason, str(outcome)) if isinstance(outcome, PushRefusedError) else outcome

@@ -38,6 +38,7 @@ class Listener:
     async def stop(self, timeout_s: float) -> None:
         """Accept no more, let the pushes in hand be answered, close every connection."""
         self._server.close()
+        self._site.receipts.stop_waiting()
         self._general.pre_shutdown()
         stopping = [asyncio.create_task(lane.stop()) for lane in self._lanes]
         await asyncio.wait([*stopping, asyncio.create_task(self._general.shutdown(timeout_s))], timeout=timeout_s)

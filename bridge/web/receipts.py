@@ -6,28 +6,34 @@ Owns the id's form, the states and the JSON. What is known comes from the journa
 import asyncio
 import json
 import re
-from contextlib import closing, suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from itertools import islice
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
+import structlog
 from aiohttp import web
 
-from bridge.errors import PushRefusedError
-from bridge.groups import labels_of_key
+from bridge.errors import JournalUnavailableError, PushRefusedError
+from bridge.groups import key_of, labels_of_key
+from bridge.ingress.terms import MAX_WAIT_S
 from bridge.journal.committer import Committer
 from bridge.journal.history import History, PushRows
 from bridge.pipeline import Receipt
 from bridge.web import responses
 from bridge.web.responses import Answer
 
+_log = structlog.get_logger(__name__)
 _ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,18})")
 _DEFAULT_LIMIT, _MOST = 100, 1000
-_MOST_LOOKED_AT = 100_000
-"""Pushes that a list by job looks through at the most."""
-_WAITED = {"delivered": 200, "pending": 202, "unknown": 202, "refused": 502}
-"""State to the status of an answer that waited; the last one that any target is in decides."""
+_MOST_STRETCHES = 2000
+"""Of the journal, that a list by job looks through: a million rows."""
+_TURN = 100
+"""Pushes that are looked up before others get a turn."""
+_WAITED = {"refused": 502, "unknown": 202, "pending": 202, "delivered": 200}
+"""State to the status of an answer that waited; the first one that any target is in decides."""
+_UNKNOWN = {"state": "unknown"}
 
 
 class Receipts:
@@ -38,27 +44,58 @@ class Receipts:
         self._committer = committer
         self._history = history
         self._journal_id = journal_id
+        self._waits: set[asyncio.Timeout] = set()
+        self._longest_wait_s = MAX_WAIT_S
 
     async def answer(self, status: int, receipt: Receipt, wait_s: float | None) -> Answer:
         """Answer an accepted push or DELETE, after delivery if it is to be waited for."""
-        headers: tuple[tuple[str, str], ...] = ()
-        if receipt.first_seq:
-            headers = (("X-Push-Id", self._id(receipt.first_seq)),)
+        push_id = self._id(receipt.first_seq) if receipt.first_seq else ""
+        headers: tuple[tuple[str, str], ...] = (("X-Push-Id", push_id),) if push_id else ()
         if receipt.replayed:
             headers = (*headers, ("Idempotency-Replayed", "true"))
-        if wait_s is None or not receipt.first_seq:
+        if wait_s is None:
             return Answer(status, headers=headers)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                for target in list(self._committer.ledger.cursors):
-                    await self._committer.wait_for_cursor(target, receipt.last_seq)
-        states = self._states(receipt.first_seq, receipt.last_seq)
-        status = next(
-            (code for state, code in reversed(_WAITED.items()) if any(s["state"] == state for s in states.values())),
-            200,
-        )
-        body = json.dumps({"status": "success", "data": {"id": self._id(receipt.first_seq), "targets": states}})
+        await self._wait(receipt.last_seq, wait_s)
+        states: dict[str, dict[str, str]] = {}
+        if receipt.first_seq:
+            try:
+                states = self._states(receipt.first_seq, receipt.last_seq)
+            except JournalUnavailableError as error:
+                # The push is on disk all the same, and its sender must not think otherwise.
+                _log.error("receipt_unreadable", push=push_id, error=str(error))
+                states = dict.fromkeys(self._committer.ledger.cursors, _UNKNOWN)
+        document: dict[str, Any] = {"status": "success", "data": {"id": push_id, "targets": states}}
+        status = self._status_of(states)
+        if status == HTTPStatus.BAD_GATEWAY:
+            document |= {"status": "error", "errorType": "refused", "error": _refusals(states)}
+        body = json.dumps(document, ensure_ascii=False)
         return Answer(status, f"{body}\n".encode(), (*headers, ("Content-Type", "application/json")))
+
+    def stop_waiting(self) -> None:
+        """Let every answer that waits be given now, and none wait from here on: the agent ends."""
+        self._longest_wait_s = 0.0
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(0.0)
+
+    async def _wait(self, seq: int, wait_s: float) -> None:
+        """Return when every target has settled the rows up to `seq`, or when the time is up."""
+        try:
+            async with asyncio.timeout(min(wait_s, self._longest_wait_s)) as wait:
+                self._waits.add(wait)
+                for target in list(self._committer.ledger.cursors):
+                    await self._committer.wait_for_cursor(target, seq)
+        except TimeoutError:
+            pass
+        finally:
+            self._waits.discard(wait)
+
+    def _status_of(self, states: Mapping[str, Mapping[str, str]]) -> int:
+        if not self._committer.ledger.cursors:
+            # Without a target there is nobody to have it: that must not pass for proof.
+            return HTTPStatus.ACCEPTED
+        found = {state["state"] for state in states.values()}
+        return next((status for state, status in _WAITED.items() if state in found), HTTPStatus.OK)
 
     async def show(self, push_id: str) -> web.Response:
         """Answer GET /api/v1/pushes/{id}."""
@@ -72,7 +109,7 @@ class Receipts:
         except PushRefusedError as error:
             return responses.api_refusal(error)
 
-    async def list(self, query: str) -> web.Response:
+    async def newest(self, query: str) -> web.Response:
         """Answer GET /api/v1/pushes: the newest pushes, of one job if it is named, before an id if one is given."""
         given = dict(parse_qsl(query, keep_blank_values=True))
         if unknown := sorted(given.keys() - {"job", "limit", "before"}):
@@ -84,13 +121,24 @@ class Receipts:
         if "before" in given and (before is None or before[1] != self._journal_id):
             return responses.api_error(400, "bad_data", f"before: got {given['before']!r}, want the id of a push")
         try:
-            # Closed at once: an open reader would keep the WAL from being reset.
-            with closing(self._history.pushes_before(int(before[2]) if before else 1 << 62)) as pushes:
-                looked_at = islice(pushes, _MOST_LOOKED_AT)
-                found = list(islice((push for push in looked_at if _is_of(push, given.get("job"))), int(limit)))
-            return responses.api([self._json(push) for push in found])
+            found = await self._find(int(before[2]) if before else 1 << 62, given.get("job"), int(limit))
+            return responses.api(found)
         except PushRefusedError as error:
             return responses.api_refusal(error)
+
+    async def _find(self, before_seq: int, job: str | None, limit: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        part = b"" if job is None else key_of((("job", job),))
+        stretches = 0
+        for push in self._history.pushes_before(before_seq, part):
+            if push is not None and (job is None or dict(labels_of_key(push.group)).get("job") == job):
+                found.append(self._json(push))
+            stretches += push is None
+            if len(found) == limit or stretches == _MOST_STRETCHES:
+                break
+            if push is None or len(found) % _TURN == 0:
+                await asyncio.sleep(0)
+        return found
 
     def _id(self, first_seq: int) -> str:
         return f"{self._journal_id}-{first_seq}"
@@ -117,12 +165,16 @@ class Receipts:
                 return {"state": "refused", "at": _time(row.at_ms), "reason": row.reason, "words": row.words}
         if not known or known[-1].first_seq > first_seq:
             # Before the target was added, dropped when the journal was full, or longer ago than is remembered.
-            return {"state": "unknown"}
+            return _UNKNOWN
         return {"state": "delivered", "at": _time(max(row.at_ms for row in known))}
 
 
-def _is_of(push: PushRows, job: str | None) -> bool:
-    return job is None or dict(labels_of_key(push.group)).get("job") == job
+def _refusals(states: Mapping[str, Mapping[str, str]]) -> str:
+    return "; ".join(
+        f"{target} refused it for good ({state['reason']}): {state['words'] or 'no words'}"
+        for target, state in states.items()
+        if state["state"] == "refused"
+    )
 
 
 def _time(at_ms: int) -> str:

@@ -21,7 +21,7 @@ from bridge.exposition.write import write_text
 from bridge.ingress.path import needs_redirect, parse_grouping_path
 from bridge.ingress.terms import read_terms
 from bridge.journal.committer import Committer
-from bridge.pipeline import Push, PushOptions, accept, end_all, end_group
+from bridge.pipeline import Push, PushOptions, Receipt, accept, end_all, end_group
 from bridge.telemetry import Telemetry
 from bridge.web import groups, responses
 from bridge.web.lane import PlainPush
@@ -98,14 +98,23 @@ class Site:
     async def _push(
         self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes | web.BaseRequest
     ) -> Answer:
+        taken = await self._take(method, path, query, headers, body)
+        if isinstance(taken, Answer):
+            return taken
+        receipt, wait_s = taken
+        return await self.receipts.answer(202 if method == "DELETE" else 200, receipt, wait_s)
+
+    async def _take(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes | web.BaseRequest
+    ) -> Answer | tuple[Receipt, float | None]:
+        """Put a push on disk; gives its receipt and how long its sender waits, or the answer to one that is refused."""
         started = perf_counter()
         outcome, reason = "accepted", ""
         try:
             grouping = parse_grouping_path(path, utf8_names=self.options.flatten.utf8_names)
             terms = read_terms(query, headers)
             if method == "DELETE":
-                receipt = await end_group(grouping, self.committer, terms)
-                return await self.receipts.answer(202, receipt, terms.wait_s)
+                return await end_group(grouping, self.committer, terms), terms.wait_s
             limit_bytes = self.options.max_body_bytes
             data = body if isinstance(body, bytes) else await _read(body, limit_bytes)
             if len(data) > limit_bytes:
@@ -125,7 +134,7 @@ class Site:
             for family, here, elsewhere in receipt.type_conflicts:
                 self.telemetry.type_conflicts.inc()
                 _log.warning("type_conflict", family=family, type=here, other_type=elsewhere, grouping=dict(grouping))
-            return await self.receipts.answer(200, receipt, terms.wait_s)
+            return receipt, terms.wait_s
         finally:
             self.telemetry.pushes_of(method.lower(), outcome, reason).inc()
             self.telemetry.push_seconds.observe(perf_counter() - started)
@@ -196,8 +205,8 @@ _ROUTES: dict[str, dict[str, _Handler]] = {
         "GET": lambda site, request: groups.find(site.committer, request),
         "DELETE": lambda site, request: groups.end(site.committer, request),
     },
-    "/api/v1/pushes": {"GET": lambda site, request: site.receipts.list(request.raw_path.partition("?")[2])},
-    _PUSH_BY_ID: {"GET": lambda site, request: site.receipts.show(_last_segment(request))},
+    "/api/v1/pushes": {"GET": lambda site, request: site.receipts.newest(request.raw_path.partition("?")[2])},
+    _PUSH_BY_ID: {"GET": lambda site, request: site.receipts.show(_push_id(request))},
     _WIPE: {"PUT": Site.wipe},
 }
 
@@ -213,8 +222,8 @@ def push_path(path: str, prefix: str) -> str | None:
     return path.removeprefix("/metrics/")
 
 
-def _last_segment(request: web.BaseRequest) -> str:
-    return request.raw_path.partition("?")[0].rpartition("/")[2]
+def _push_id(request: web.BaseRequest) -> str:
+    return request.raw_path.partition("?")[0].partition(_PUSH_BY_ID)[2]
 
 
 def _not_allowed(allow: dict[str, str]) -> web.Response:
