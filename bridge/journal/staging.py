@@ -42,9 +42,9 @@ class Staging:
     def now_for(self, group: Group, at_ms: int | None = None) -> int:
         """The time for a change of this group, before the group's own rule (`bridge.groups.next_ms`).
 
-        `at_ms` is when it took place, if that is known and not in the future.
+        `at_ms` is when it took place, if that is known.
         """
-        now_ms = self.now_ms if at_ms is None else min(at_ms, self.now_ms)
+        now_ms = self.now_ms if at_ms is None else at_ms
         return max(now_ms, self.tick_ms + 1) if group.live else now_ms
 
     @property

@@ -28,6 +28,7 @@ from bridge.textfile.scan import FileFaultError, Listing, list_directory, read_f
 from bridge.textfile.tell import ERROR, label, shown, tell_conflicts, tell_directory, tell_refusal
 
 _log = structlog.get_logger(__name__)
+_ADVICE = "Nothing of it was taken. Put it right and move it back, or delete it and this note."
 _WRITING_MS = 1000
 """A file without an end is left alone for so long: its writer may not know that it should rename."""
 
@@ -109,7 +110,7 @@ class Spool:
             return _File(name, stamp, reason="unreadable", error=str(error))
         except PushRefusedError as error:
             return _File(name, stamp, method, key, reason=error.reason, error=str(error))
-        mark = digest(name.encode(errors="surrogateescape"), str(stamp).encode(), body).hex()
+        mark = digest(name.encode(errors="surrogateescape"), b"%d" % stamp.mtime_ns, body).hex()
         ttl_ms = self._intake.ttl_ms(dropped)
         push_digest = fingerprint(method.encode(), as_sent(body))
         return _File(name, stamp, method, key, content, ttl_ms, dropped.key or f"file-{mark}", push_digest)
@@ -157,7 +158,7 @@ class Spool:
         path = shown(self.path, file.name)
         tell_refusal(path, error)
         try:
-            await asyncio.to_thread(set_aside, self.path, file.name, file.stamp, f"{path}: {error}")
+            await asyncio.to_thread(set_aside, self.path, file.name, file.stamp, f"{path}: {error}\n{_ADVICE}")
         except OSError as fault:
             self._keep(file, f"is refused, but cannot be moved to failed/: {fault.strerror or fault}")
 
@@ -173,6 +174,6 @@ def _stage(staging: Staging, file: _File) -> Receipt | tuple[str, str]:
         if file.key:
             note_refusal(staging, file.key)
         return file.reason, file.error
-    order = Order(file.method == "put", file.ttl_ms, at_ms=file.stamp.mtime_ms)
+    order = Order(file.method == "put", file.ttl_ms, at_ms=min(file.stamp.mtime_ms, staging.now_ms))
     outcome = once(staging, file.key, file.once_key, file.digest, lambda: stage(staging, file.key, content, order))
     return (outcome.reason, str(outcome)) if isinstance(outcome, PushRefusedError) else outcome
