@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import aiohttp
 import structlog
@@ -163,8 +162,6 @@ class Agent:
             for task in sending:
                 task.cancel()
             faults = await asyncio.gather(*sending, *keeping, return_exceptions=True)
-        with suppress(PushRefusedError):
-            await self.committer.write_states()
         self.committer.close()
         await committing
         for reader in self._readers:

@@ -6,14 +6,15 @@ joins blocks. Pure; it neither decides what a push does nor touches the disk.
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import isnan
 
 from bridge.content import Content, FamilyShape, make_shape
-from bridge.groups import Change, Group, GroupId, gauge_doubles, gauge_seconds
+from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Change, Group, GroupId, gauge_doubles, gauge_seconds
 from bridge.journal.rows import NEVER_MS, GroupRow, PartRow, Record
 from bridge.wire import snappy_block
-from bridge.wire.head import decode_sample, encode_sample, encode_samples, split_heads
+from bridge.wire.head import decode_sample, encode_sample, encode_samples, labels_of, split_heads
 from bridge.wire.remote_write import DOUBLE_BYTES, STALE_NAN, cut_doubles, pack_doubles, split_series
 
 ROW_SAMPLES = 2000
@@ -82,35 +83,52 @@ def _encode_part(part: Content) -> PartRow:
     return PartRow(families, snappy_block.compress(b"".join(part.shape.heads)))
 
 
-def replay(group: Group, arrival_ms: int, body: bytes) -> Group:
-    """The group after a push of the form that it had: its state is stored late, the row of the push never is.
-
-    `body` is the row's; raises ValueError when that is damaged.
-    """
+def samples_of(body: bytes) -> dict[bytes, float]:
+    """Head and value of every sample of a row; ValueError when the body is damaged."""
     fields = split_series(snappy_block.decompress(body, _PART_LIMIT_BYTES))
     try:
-        samples = {head: value for head, value, _ in map(decode_sample, fields)}
+        return {head: value for head, value, _ in map(decode_sample, fields)}
     except (IndexError, struct.error) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    push_s, failure_s = (
-        (samples.pop(head, now) for head, now in zip(group.id.gauge_heads, gauge_seconds(group), strict=True))
-        if group.id.gauge_heads
-        else (arrival_ms / _SECOND_MS, 0.0)
-    )
+
+
+def replay(group: Group, arrival_ms: int, samples: Mapping[bytes, float]) -> Group:
+    """The group after pushes of the form that it had: its state is stored late, their rows never are.
+
+    `samples` are the newest values of all series in these rows, `arrival_ms` is the newest row's.
+    """
     parts = tuple(
         replace(
             part, doubles=pack_doubles([samples.get(*pair) for pair in zip(part.shape.heads, part.values, strict=True)])
         )
         for part in group.parts
     )
+    push_ms, failure_ms = _push_times(group, arrival_ms, samples)
     return replace(
         group,
         last_ms=arrival_ms,
-        push_ms=round(push_s * _SECOND_MS),
-        failure_ms=round(failure_s * _SECOND_MS),
+        push_ms=push_ms,
+        failure_ms=failure_ms,
         parts=parts,
         expires_ms=group.expires_ms if group.expires_ms in (0, NEVER_MS) else arrival_ms + group.ttl_ms,
     )
+
+
+def _push_times(group: Group, arrival_ms: int, samples: Mapping[bytes, float]) -> tuple[int, int]:
+    if not group.id.gauge_heads:
+        return arrival_ms, group.failure_ms
+    found = [samples.get(head) for head in group.id.gauge_heads]
+    if None in found:
+        # Rows from before the external labels were changed have other heads for the gauges.
+        others = samples.keys() - {head for part in group.parts for head in part.shape.heads}
+        by_name = {dict(labels_of(head))["__name__"]: samples[head] for head in others}
+        found = [by_name.get(name) for name in (PUSH_TIME, PUSH_FAILURE_TIME)]
+    push_ms, failure_ms = (
+        # A marker: the group was deleted and came back in one transaction.
+        0 if isnan(seconds) else round(seconds * _SECOND_MS)
+        for seconds in (now if value is None else value for value, now in zip(found, gauge_seconds(group), strict=True))
+    )
+    return push_ms, failure_ms
 
 
 def decode_group(row: GroupRow, group_id: GroupId) -> Group:

@@ -71,6 +71,8 @@ class Group:
             and (self.ttl_ms == other.ttl_ms or self.expires_ms == other.expires_ms == NEVER_MS)
             and len(self.parts) == len(other.parts)
             and all(map(_repeats, self.parts, other.parts))
+            # Without gauges a row tells no times but its own.
+            and (bool(self.id.gauge_heads) or (self.push_ms, self.failure_ms) == (self.last_ms, other.failure_ms))
         )
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import structlog
 
-from bridge.encode import decode_group, replay
+from bridge.encode import decode_group, replay, samples_of
 from bridge.groups import group_id
 from bridge.journal.ledger import Ledger, add_dropped, pending
 from bridge.journal.reader import JournalReader
@@ -44,22 +44,27 @@ def load_groups(journal: Journal, external: Mapping[str, str]) -> tuple[Groups, 
 
 def _replay(journal: Journal, groups: Groups) -> set[bytes]:
     """Let the rows behind the stored states tell what became of their groups."""
-    replayed: set[bytes] = set()
+    known_ms: dict[bytes, int] = {}
     after_seq = journal.state_seq
     with JournalReader(journal.path) as reader:
         while entries := reader.read(after_seq, _REPLAY_SAMPLES, _REPLAY_BYTES):
             after_seq = entries[-1].seq
+            samples: dict[bytes, dict[bytes, float]] = {}
+            arrivals_ms: dict[bytes, int] = {}
             for entry in entries:
                 group = groups.find(entry.group)
-                # What ended a group or changed its form was stored at once.
-                if group is None or entry.damaged or entry.arrival_ms < group.last_ms:
+                # The state that was stored with a row, or after it, knows that row.
+                if group is None or entry.damaged or entry.arrival_ms <= known_ms.get(entry.group, group.last_ms):
                     continue
                 try:
-                    groups.publish([replay(group, entry.arrival_ms, entry.body)])
-                    replayed.add(entry.group)
+                    samples.setdefault(entry.group, {}).update(samples_of(entry.body))
                 except ValueError as error:
                     _log.error("row_damaged", seq=entry.seq, error=str(error))
-    return replayed
+                else:
+                    known_ms.setdefault(entry.group, group.last_ms)
+                    arrivals_ms[entry.group] = entry.arrival_ms
+            groups.publish([replay(groups.get(key), at_ms, samples[key]) for key, at_ms in arrivals_ms.items()])
+    return set(known_ms)
 
 
 def load_ledger(journal: Journal, targets: list[str]) -> Ledger:

@@ -141,7 +141,7 @@ class Committer:
             await self._settled.reach(target, seq)
 
     async def run(self) -> None:
-        """Commit until `close`, then what is left, then return."""
+        """Commit until `close`, then what is left, then what the groups hold."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -150,6 +150,7 @@ class Committer:
                 waiting = [self._queue.popleft() for _ in range(len(self._queue))]
                 await self._commit(waiting)
             if self._closing:
+                await self._store_rest()
                 self._thread.shutdown()
                 return
 
@@ -162,7 +163,7 @@ class Committer:
             await asyncio.sleep(0)
 
     def close(self) -> None:
-        """Let `run` finish what was submitted and return."""
+        """Let `run` finish what was submitted, store what the groups hold, and return."""
         self._closing = True
         self._wake.set()
 
@@ -172,7 +173,9 @@ class Committer:
 
     async def write_states(self) -> None:
         """Store what the groups hold, a part at a time, so that the rows that told it may go."""
-        state_seq, keys = self._journal.end_seq, list(self._unwritten)
+        # Asked for in a transaction's turn: while one is on its way the journal may have rows of groups that are not
+        # in `_unwritten` yet.
+        state_seq, keys = await self.submit(lambda _: (self._journal.end_seq, list(self._unwritten)))
         if state_seq == self._journal.state_seq:
             return
         for start in range(0, len(keys), _STATES_AT_ONCE):
@@ -192,7 +195,7 @@ class Committer:
 
     def _trim(self, before_ms: int) -> int:
         through_seq = min(self.ledger.floor(self._journal.end_seq), self._journal.state_seq)
-        return self._journal.trim(before_ms, through_seq, _TRIM_ROWS)
+        return self._journal.trim(before_ms, through_seq, _TRIM_ROWS, ended_before_ms=before_ms)
 
     def _trim_notes(self, before_ms: int) -> int:
         # A push that comes again with its key asks for its deliveries as long as the key is known.
@@ -282,14 +285,31 @@ class Committer:
 
     async def _forget_history(self) -> bool:
         """Delete delivered rows; False when there are none."""
-        staging = self._staging()
-        staging.write_states(self._unwritten, self._journal.end_seq)
+        # In one transaction, so that the states find the room that the rows leave.
+        floor = self.ledger.floor(self._journal.end_seq)
         try:
-            await self._write(staging, 0)
-            freed = self._trim_notes(_FOREVER_MS) + self._trim(_FOREVER_MS)
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
+            freed = self._trim_notes(_FOREVER_MS)
+            freed += self._journal.trim(_FOREVER_MS, floor, _TRIM_ROWS, ended_before_ms=0)
+            if freed:
+                await self._store_states()
+            else:
+                self._journal.rollback()
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
             _log.error("journal_make_room_failed", error=str(error))
             return False
         return freed > 0
+
+    async def _store_states(self) -> None:
+        staging = self._staging()
+        staging.write_states(self._unwritten, self._journal.end_seq)
+        await self._write(staging, 0)
+
+    async def _store_rest(self) -> None:
+        if self._journal.state_seq == self._journal.end_seq:
+            return
+        try:
+            await self._store_states()
+        except (JournalFullError, JournalUnavailableError) as error:
+            self._journal.rollback()
+            _log.warning("states_not_stored", why="the next start reads them from the rows", error=str(error))

@@ -29,7 +29,7 @@ class Staging:
     cursors: dict[str, CursorRow] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     due: set[bytes] = field(default_factory=set)
-    """Groups whose state is written for its own sake."""
+    """Groups whose state is written although their form is the same."""
     state_seq: int = 0
     keys: dict[tuple[bytes, str], KeyRow] = field(default_factory=dict)
     deliveries: dict[tuple[str, int], DeliveryRow] = field(default_factory=dict)
@@ -62,8 +62,11 @@ class Staging:
 
     def add(self, change: Change) -> None:
         """Add what a push does: rows for delivery and the group's new state."""
-        self.records.extend(encode_change(change))
-        self.groups[change.group.id.key] = change.group
+        key, records = change.group.id.key, encode_change(change)
+        self.records.extend(records)
+        self.groups[key] = change.group
+        if not records:
+            self.due.add(key)
 
     def mark(self) -> tuple[int, dict[bytes, Group]]:
         """Remember groups and rows as they are now, for `undo`."""

@@ -235,11 +235,11 @@ class Journal:
         except sqlite3.Error as error:
             self._fail(error)
 
-    def trim(self, before_ms: int, through_seq: int, limit: int) -> int:
+    def trim(self, before_ms: int, through_seq: int, limit: int, *, ended_before_ms: int) -> int:
         """Delete up to `limit` rows that arrived before `before_ms` and have `seq <= through_seq`; give their number.
 
-        Groups that are not live and whose `last_ms` is before `before_ms` are forgotten too. Part of the current
-        transaction. Raise JournalUnavailableError.
+        Groups that are not live and whose `last_ms` is before `ended_before_ms` are forgotten too. Part of the
+        current transaction. Raise JournalUnavailableError.
         """
         try:
             self._begin()
@@ -248,7 +248,7 @@ class Journal:
                 " (SELECT seq FROM journal WHERE arrival_ms < ? AND seq <= ? ORDER BY arrival_ms, seq LIMIT ?)",
                 (before_ms, through_seq, limit),
             ).rowcount
-            keys = self._connection.execute("SELECT key FROM groups WHERE live = 0 AND last_ms < ?", (before_ms,))
+            keys = self._connection.execute("SELECT key FROM groups WHERE live = 0 AND last_ms < ?", (ended_before_ms,))
             forgotten = keys.fetchall()
             self._connection.executemany("DELETE FROM groups WHERE key = ?", forgotten)
             self._connection.executemany("DELETE FROM group_parts WHERE grp = ?", forgotten)

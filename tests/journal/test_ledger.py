@@ -11,8 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from bridge.errors import JournalFullError
 from bridge.groups import key_of
 from bridge.journal.committer import WhenFull
-from bridge.journal.ledger import Ledger, add_dropped, confirm, pending
-from bridge.journal.rows import CursorRow, Settled
+from bridge.journal.history import History
+from bridge.journal.ledger import Ledger, add_dropped, confirm, note_delivery, pending
+from bridge.journal.rows import CursorRow, DeliveryRow, Settled
 from tests.journal.test_committer import MIB, NOW_MS, Bench, bulky, committing, end, put
 
 START = CursorRow("t", 0, 0, 0, ())
@@ -324,3 +325,60 @@ async def test_trim_forgets_groups_that_ended(tmp_path: Path) -> None:
         assert [row.key for row in bench.journal.load_groups()] == [key_of((("job", "stays"),))]
         await bench.committer.submit(put("gone"))
         assert bench.live() == ["stays", "gone"]
+
+
+NOTE = DeliveryRow("t", 1, 5, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("newest", "settled", "now_ms", "note"),
+    [
+        (None, Settled(1, 5, 9, {}), NOW_MS, NOTE),
+        (NOTE, Settled(6, 9, 9, {}), NOW_MS, DeliveryRow("t", 1, 9, NOW_MS)),
+        (NOTE, Settled(6, 9, 9, {}), NOW_MS + 999, DeliveryRow("t", 1, 9, NOW_MS + 999)),
+        (NOTE, Settled(6, 9, 9, {}), NOW_MS + 1000, DeliveryRow("t", 6, 9, NOW_MS + 1000)),
+        (NOTE, Settled(6, 9, 9, {}), NOW_MS - 1, DeliveryRow("t", 6, 9, NOW_MS - 1)),
+        (NOTE, Settled(7, 9, 9, {}), NOW_MS, DeliveryRow("t", 7, 9, NOW_MS)),
+        (NOTE, Settled(6, 9, 0, {"400": 9}, "no"), NOW_MS, DeliveryRow("t", 6, 9, NOW_MS, "400", "no")),
+        (
+            DeliveryRow("t", 1, 5, NOW_MS, "400", "no"),
+            Settled(6, 9, 0, {"400": 9}, "never"),
+            NOW_MS,
+            DeliveryRow("t", 6, 9, NOW_MS, "400", "never"),
+        ),
+        (
+            DeliveryRow("t", 1, 5, NOW_MS, "400", "no"),
+            Settled(6, 9, 0, {"400": 9}, "no"),
+            NOW_MS,
+            DeliveryRow("t", 1, 9, NOW_MS, "400", "no"),
+        ),
+        (None, Settled(1, 1, 1, {"damaged": 2, "400": 1}), NOW_MS, DeliveryRow("t", 1, 1, NOW_MS, "400 damaged")),
+    ],
+    ids=["first", "same moment", "same second", "next second", "clock back", "gap", "refused", "words", "again", "two"],
+)
+def test_what_is_noted_of_a_delivery(
+    newest: DeliveryRow | None, settled: Settled, now_ms: int, note: DeliveryRow
+) -> None:
+    """Rows of one second and one fate share a note, with the later time; a gap between them is no delivery."""
+    assert note_delivery(newest, "t", settled, now_ms) == note
+
+
+async def test_deliveries_are_noted_with_the_cursor(tmp_path: Path) -> None:
+    """What was confirmed is on disk afterwards; what is confirmed twice is noted once, and dropped rows never."""
+    now = [NOW_MS]
+    async with committing(tmp_path, "t", now_ms=lambda: now[0]) as bench:
+        for job in "abcdef":
+            await bench.committer.submit(put(job))
+        await bench.committer.confirm("t", [Settled(1, 1, 3, {}), Settled(2, 2, 0, {"400": 3}, "no")])
+        await bench.committer.confirm("t", [Settled(2, 2, 3, {})])
+        await bench.committer.submit(lambda _: bench.journal.drop_oldest(4))
+        now[0] += 5000
+        await bench.committer.confirm("t", [Settled(5, 5, 3, {})])
+        await bench.committer.confirm("t", [Settled(6, 6, 3, {})])
+        history = History(bench.journal.path)
+        assert history.deliveries("t", 1, 9) == [
+            DeliveryRow("t", 5, 6, NOW_MS + 5000),
+            DeliveryRow("t", 2, 2, NOW_MS, "400", "no"),
+            DeliveryRow("t", 1, 1, NOW_MS),
+        ]
+        history.close()

@@ -106,17 +106,17 @@ class JournalMachine(RuleBasedStateMachine):
         self.journal.rollback()
         self.pending = copy.deepcopy(self.committed)
 
-    @rule(before_ms=small, through_seq=small, limit=st.integers(1, 5))
-    def trim(self, before_ms: int, through_seq: int, limit: int) -> None:
+    @rule(before_ms=small, through_seq=small, limit=st.integers(1, 5), ended_before_ms=small)
+    def trim(self, before_ms: int, through_seq: int, limit: int, ended_before_ms: int) -> None:
         """Remove old rows through a number, and old groups that are not live."""
         rows = self.pending.rows
         old = [seq for seq in rows if seq <= through_seq and rows[seq].arrival_ms < before_ms]
         gone = sorted(old, key=lambda seq: (rows[seq].arrival_ms, seq))[:limit]
-        assert self.journal.trim(before_ms, through_seq, limit) == len(gone)
+        assert self.journal.trim(before_ms, through_seq, limit, ended_before_ms=ended_before_ms) == len(gone)
         for seq in gone:
             del rows[seq]
         self.pending.groups = {
-            key: group for key, group in self.pending.groups.items() if group.live or group.last_ms >= before_ms
+            key: group for key, group in self.pending.groups.items() if group.live or group.last_ms >= ended_before_ms
         }
 
     @rule(limit=st.integers(1, 5))

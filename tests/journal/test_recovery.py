@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import ConfigError
+from bridge.journal.history import History
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import NEVER_MS, Batch, CursorRow, GroupRow, PartRow, Record
+from bridge.journal.rows import NEVER_MS, Batch, CursorRow, DeliveryRow, GroupRow, KeyRow, PartRow, Record
 from bridge.journal.store import Journal
 
 PAGE = 4096
@@ -158,4 +159,54 @@ def test_crash_between_the_renames_is_finished(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     assert (journal.end_seq, len(saved_seqs(journal))) == (ROWS, ROWS)
     assert (tmp_path / "journal.db.damaged-1234-wal").read_bytes() == b"of the damaged file"
+    journal.close()
+
+
+KEYS = tuple(KeyRow(b"g", f"key {n}", b"digest", n, n, 5) for n in range(50))
+DELIVERIES = (DeliveryRow("mimir", 1, 6, 9), DeliveryRow("mimir", 7, 7, 9, "400", "no such tenant"))
+
+
+def with_notes(directory: Path) -> Path:
+    path = filled(directory)
+    journal = opened(directory)
+    journal.write(Batch(keys=KEYS, deliveries=DELIVERIES))
+    journal.commit()
+    journal.close()
+    return path
+
+
+def test_keys_and_deliveries_are_saved(tmp_path: Path) -> None:
+    """Damage among the rows costs no idempotency key and no receipt; ids begin anew, since numbers may have."""
+    path = with_notes(tmp_path)
+    journal = opened(tmp_path)
+    old_id = journal.id
+    journal.close()
+    with sqlite3.connect(path) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'journal'").fetchone()
+    connection.close()
+    write_at(path, (page - 1) * PAGE, b"\xff" * PAGE)
+    journal = opened(tmp_path)
+    assert journal.recovery is not None
+    assert [journal.find_key(key.group, key.key) for key in KEYS] == list(KEYS)
+    history = History(journal.path)
+    assert history.deliveries("mimir", 1, 7) == list(DELIVERIES[::-1])
+    history.close()
+    assert journal.id != old_id
+    # What was saved is found by row number when it gets old, as always.
+    assert journal.trim_notes(6, 10, 1000) == len(KEYS) + len(DELIVERIES)
+    journal.commit()
+    journal.close()
+
+
+@pytest.mark.parametrize("notes", ["keys", "deliveries"])
+def test_no_number_comes_to_stand_for_another_push(tmp_path: Path, notes: str) -> None:
+    """With rows, totals and cursors gone, new sequences still start above what is noted of old ones."""
+    path = with_notes(tmp_path)
+    gone = {"journal", "meta", "cursors", "keys", "deliveries"} - {notes}
+    with sqlite3.connect(path) as connection:
+        for table in gone:
+            connection.execute(f"DROP TABLE {table}")
+    connection.close()
+    journal = opened(tmp_path)
+    assert journal.end_seq == {"keys": 49, "deliveries": 7}[notes]
     journal.close()

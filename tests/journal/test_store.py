@@ -119,11 +119,11 @@ def test_group_loaded_from_disk_is_replaced(tmp_path: Path) -> None:
 def test_trim_takes_old_delivered_rows_only(journal: Journal) -> None:
     """Retention removes rows that are both old and delivered, oldest first, and never gives a number twice."""
     put(journal, *(record(arrival_ms=ms) for ms in (10, 30, 20, 10, 10)))
-    assert journal.trim(25, 4, 2) == 2
+    assert journal.trim(25, 4, 2, ended_before_ms=0) == 2
     journal.commit()
     assert seqs(journal) == [2, 3, 5]
-    assert journal.trim(25, 4, 9) == 1
-    assert journal.trim(99, 5, 9) == 2
+    assert journal.trim(25, 4, 9, ended_before_ms=0) == 1
+    assert journal.trim(99, 5, 9, ended_before_ms=0) == 2
     journal.commit()
     put(journal, record(arrival_ms=7))
     assert (seqs(journal), journal.accepted_total) == ([6], 6)
@@ -134,7 +134,7 @@ def test_trim_forgets_dead_groups(journal: Journal) -> None:
     kept = (group(b"live", b"1", last_ms=1), group(b"recent", last_ms=50, live=False))
     journal.write(Batch(groups=(*kept, group(b"dead", b"stray", last_ms=1, live=False))))
     journal.commit()
-    journal.trim(50, 0, 1)
+    assert journal.trim(0, 0, 1, ended_before_ms=50) == 0
     journal.commit()
     assert list(journal.load_groups()) == list(kept)
     again = group(b"dead", b"stray")
