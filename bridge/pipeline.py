@@ -249,7 +249,7 @@ async def end_matching(matches: Callable[[Group], bool], committer: Committer) -
 
     def operation(staging: Staging) -> list[Group]:
         keys = dict.fromkeys((*(group.id.key for group in staging.committed.live()), *staging.groups))
-        found = [group for key in keys if _can_end(group := staging.group(key)) and matches(group)]
+        found = [group for key in keys if can_end(group := staging.group(key)) and matches(group)]
         for group in found:
             _end(staging, group.id.key)
         return found
@@ -262,13 +262,13 @@ async def end_all(committer: Committer) -> None:
     """Take a wipe: every group ends."""
 
     def operation(staging: Staging) -> None:
-        for group in filter(_can_end, list(staging.committed.live())):
+        for group in filter(can_end, list(staging.committed.live())):
             _end(staging, group.id.key)
 
     await committer.submit(operation)
 
 
-def _can_end(group: Group) -> bool:
+def can_end(group: Group) -> bool:
     """Whether a request may end the group; what comes from a file ends with the file."""
     return group.live and not group.id.source
 
