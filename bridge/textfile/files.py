@@ -92,8 +92,10 @@ class Files:
                 seen = await asyncio.to_thread(lambda: {path: identity(path) for path in directories})  # noqa: B023
                 await watcher.follow({path: found for path, found in seen.items() if found is not None})
                 await asyncio.sleep(min(max(_LEAST_PAUSE_S, _SHARE * (monotonic() - started_s)), _MOST_PAUSE_S))
+                # Not `wait_for`: before Python 3.12 it loses a cancellation that meets the event.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), pause_s)
+                    async with asyncio.timeout(pause_s):
+                        await self._changed.wait()
         finally:
             await watcher.stop()
 
