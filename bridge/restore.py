@@ -52,7 +52,7 @@ def _replay(journal: Journal, groups: Groups) -> set[bytes]:
             for entry in entries:
                 group = groups.find(entry.group)
                 # What ended a group or changed its form was stored at once.
-                if group is None or entry.damaged or entry.arrival_ms < group.last_ms:
+                if group is None or not group.live or entry.damaged or entry.arrival_ms < group.last_ms:
                     continue
                 try:
                     groups.publish([replay(group, entry.arrival_ms, entry.body)])
