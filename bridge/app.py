@@ -161,7 +161,8 @@ class Agent:
 
     def _sender(self, target: RemoteWrite, session: aiohttp.ClientSession) -> Sender:
         ledger = self.committer.ledger
-        reader = JournalReader(self._journal.path)
+        # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
+        reader = JournalReader(self._journal.path, lambda: self.committer.known_seq)
         self._readers.append(reader)
         max_samples = target.queue_config.max_samples_per_send
         hold = TargetHold(

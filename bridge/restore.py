@@ -53,8 +53,10 @@ def _replay(journal: Journal, groups: Groups) -> set[bytes]:
             arrivals_ms: dict[bytes, int] = {}
             for entry in entries:
                 group = groups.find(entry.group)
+                if group is None or not group.live or entry.damaged:
+                    continue
                 # The state that was stored with a row, or after it, knows that row.
-                if group is None or entry.damaged or entry.arrival_ms <= known_ms.get(entry.group, group.last_ms):
+                if entry.arrival_ms <= known_ms.get(entry.group, group.last_ms):
                     continue
                 try:
                     samples.setdefault(entry.group, {}).update(samples_of(entry.body))

@@ -34,6 +34,7 @@ LEVELS = (
         "bridge.selector",
         "bridge.delivery.batch",
         "bridge.delivery.client",
+        "bridge.delivery.confirmations",
         "bridge.journal.ledger",
     },
     {"bridge.registry"},
