@@ -14,6 +14,7 @@ from bridge.journal.rows import RunNote, RunRow
 MOST_RUNS = 100_000
 """Runs kept at the most, but for the newest of each group: about 20 MB."""
 _BYTES_OF_A_RUN = 4096
+_AT_ONCE = 1000
 _COLUMNS = "grp, start_ms, end_ms, success, exit_code, duration_ms, max_rss_bytes, every_ms, grace_ms"
 _PUT = """INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT (grp, start_ms) DO UPDATE SET
     end_ms = excluded.end_ms, success = excluded.success, exit_code = excluded.exit_code,
@@ -58,17 +59,21 @@ def write(connection: sqlite3.Connection, notes: Iterable[RunNote]) -> None:
 
 
 def trim(connection: sqlite3.Connection, before_ms: int, most: int) -> None:
-    """Delete runs that began before this, then the oldest over the bound, finished ones first.
+    """Delete runs that began before this, a limited number, then the oldest over the bound, finished ones first.
 
     The newest run of a group stays until the group ends. Raise sqlite3.Error.
     """
-    connection.execute(f"DELETE FROM runs WHERE start_ms < ? AND {_OUTLIVED}", (before_ms,))  # noqa: S608
+    connection.execute(
+        f"DELETE FROM runs WHERE rowid IN (SELECT rowid FROM runs WHERE start_ms < ? AND {_OUTLIVED} LIMIT ?)",  # noqa: S608
+        (before_ms, _AT_ONCE),
+    )
     ((count,),) = connection.execute("SELECT count(*) FROM runs").fetchall()
     if count > most:
+        # All of them are looked at, so some more go than must: then it is not to be done again soon.
         connection.execute(
             f"DELETE FROM runs WHERE rowid IN (SELECT rowid FROM runs WHERE {_OUTLIVED}"  # noqa: S608
             " ORDER BY end_ms = 0, start_ms LIMIT ?)",
-            (count - most,),
+            (count - most + most // 100,),
         )
 
 

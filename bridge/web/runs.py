@@ -6,7 +6,7 @@ Owns the query and the JSON. What a run is comes from `bridge.runs`, what is exp
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -49,7 +49,7 @@ class RunList:
         self._history = history
         self._now_ms = now_ms
 
-    async def list(self, query: str) -> web.Response:
+    async def answer(self, query: str) -> web.Response:
         """Answer GET /api/v1/runs: first the groups that are overdue now, then the runs, newest first."""
         now_ms = self._now_ms()
         try:
@@ -74,8 +74,8 @@ class RunList:
         last_ms = newest.start_ms if newest is not None else expected.group.push_ms
         return {
             **_json(expected.group.id.key, "overdue"),
-            "expected": _time(expected.expected_ms),
-            "last": _time(last_ms),
+            "expected": responses.time_text(expected.expected_ms),
+            "last": responses.time_text(last_ms),
         }
 
     def _run(self, known: KnownRun, now_ms: int) -> dict[str, Any]:
@@ -83,8 +83,8 @@ class RunList:
         max_runtime_ms = self._committer.schedule.rules.max_runtime_ms(labels)
         return {
             **_json(run.group, state_of(run, now_ms, max_runtime_ms, is_newest=known.is_newest)),
-            "start": _time(run.start_ms),
-            "end": _time(run.end_ms) if run.end_ms else None,
+            "start": responses.time_text(run.start_ms),
+            "end": responses.time_text(run.end_ms) if run.end_ms else None,
             "duration_seconds": None if run.duration_ms == UNKNOWN else run.duration_ms / _SECOND_MS,
             "exit_code": _known(run.exit_code),
             "max_rss_bytes": _known(run.max_rss_bytes),
@@ -100,10 +100,6 @@ def _json(key: bytes, state: str) -> dict[str, Any]:
 
 def _known(value: int) -> int | None:
     return None if value == UNKNOWN else value
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _read(query: str, now_ms: int) -> _Question:

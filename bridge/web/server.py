@@ -208,7 +208,7 @@ _ROUTES: dict[str, dict[str, _Handler]] = {
         "DELETE": lambda site, request: groups.end(site.committer, request),
     },
     "/api/v1/pushes": {"GET": lambda site, request: site.receipts.newest(request.raw_path.partition("?")[2])},
-    "/api/v1/runs": {"GET": lambda site, request: site.runs.list(request.raw_path.partition("?")[2])},
+    "/api/v1/runs": {"GET": lambda site, request: site.runs.answer(request.raw_path.partition("?")[2])},
     _PUSH_BY_ID: {"GET": lambda site, request: site.receipts.show(_push_id(request))},
     _WIPE: {"PUT": Site.wipe},
 }
