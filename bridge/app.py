@@ -26,12 +26,13 @@ from bridge.journal.history import History
 from bridge.journal.reader import JournalReader
 from bridge.journal.store import Journal
 from bridge.pipeline import PushOptions
-from bridge.restore import load_groups, load_ledger
+from bridge.restore import load_groups, load_ledger, load_schedule
 from bridge.rules import Rules
-from bridge.telemetry import AccountCollector, Telemetry
+from bridge.telemetry import AccountCollector, OverdueCollector, Telemetry
 from bridge.timekeeper import Timekeeper
 from bridge.web.listener import Listener
 from bridge.web.receipts import Receipts
+from bridge.web.runs import RunList
 from bridge.web.server import Site
 
 _log = structlog.get_logger(__name__)
@@ -70,7 +71,9 @@ class Agent:
                 rows_saved=self._journal.recovery.rows_saved,
             )
         try:
+            rules = Rules(config.rules)
             groups, replayed = load_groups(self._journal, external)
+            schedule = load_schedule(self._journal, rules, external)
             ledger = load_ledger(self._journal, [target.target for target in config.remote_write])
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
@@ -82,6 +85,7 @@ class Agent:
             groups,
             ledger,
             replayed=replayed,
+            schedule=schedule,
             now_ms=now_ms,
             when_full=config.storage.when_full,
             observer=self.telemetry,
@@ -92,12 +96,14 @@ class Agent:
         self._timekeeper = Timekeeper(self.committer, times, now_ms)
         instance = f"{socket.gethostname()}:{self._socket.getsockname()[1]}"
         self._heartbeat = Heartbeat(instance, external, now_ms())
+        self._heartbeat.add(lambda at_ms: schedule.facts(groups.live(), at_ms), about_agent=False)
         self.telemetry.registry.register(AccountCollector(self._journal, self._readers[0], ledger, groups, now_ms))
+        self.telemetry.registry.register(OverdueCollector(schedule, groups, now_ms))
         self.stopping = asyncio.Event()
         self._site = self._make_site()
 
     def _make_site(self) -> Site:
-        config, push, rules = self.config, self.config.push, Rules(self.config.rules)
+        config, push, rules = self.config, self.config.push, self.committer.schedule.rules
         flatten = FlattenOptions(
             config.global_.external_labels,
             canonical_bucket_labels=push.bucket_labels == "canonical",
@@ -111,6 +117,7 @@ class Agent:
             PushOptions(flatten, push.max_body_bytes, ttl_ms),
             self.committer,
             Receipts(self.committer, self._history, self._journal.id),
+            RunList(self.committer, self._history, self._now_ms),
             self.telemetry,
             self._now_ms,
             self._now_ms(),
@@ -205,6 +212,7 @@ class Agent:
                     await self.committer.write_states()
                     while await self.committer.trim(int(self.config.storage.retention * 1000)):
                         pass
+                    await self.committer.trim_runs(int(self.config.push.forget_after * 1000))
             except PushRefusedError as error:
                 _log.debug("journal_unavailable", error=str(error))
 

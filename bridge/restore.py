@@ -1,4 +1,4 @@
-"""What the agent knew before it started: groups and cursors, as the journal has them.
+"""What the agent knew before it started: groups, runs and cursors, as the journal has them.
 
 Owns what becomes of what is damaged or gone. The journal is open for writing already.
 """
@@ -10,11 +10,14 @@ import structlog
 
 from bridge.encode import decode_group, replay, samples_of
 from bridge.groups import group_id
+from bridge.journal.history import History
 from bridge.journal.ledger import Ledger, add_dropped, pending
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Batch, CursorRow, GroupRow
 from bridge.journal.store import Journal
 from bridge.registry import Groups
+from bridge.rules import Rules
+from bridge.schedule import Schedule
 
 _log = structlog.get_logger(__name__)
 _REPLAY_SAMPLES = 100_000
@@ -67,6 +70,15 @@ def _replay(journal: Journal, groups: Groups) -> set[bytes]:
                     arrivals_ms[entry.group] = entry.arrival_ms
             groups.publish([replay(groups.get(key), at_ms, samples[key]) for key, at_ms in arrivals_ms.items()])
     return set(known_ms)
+
+
+def load_schedule(journal: Journal, rules: Rules, external: Mapping[str, str]) -> Schedule:
+    """Bring the newest run of each group back."""
+    history = History(journal.path)
+    try:
+        return Schedule(rules, external, history.newest_runs())
+    finally:
+        history.close()
 
 
 def load_ledger(journal: Journal, targets: list[str]) -> Ledger:

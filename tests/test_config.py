@@ -1,7 +1,8 @@
 import pytest
 
-from bridge.config import load, parse_size_bytes, split_address
+from bridge.config import load, split_address
 from bridge.errors import ConfigError
+from bridge.sizes import parse_size_bytes
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from bridge.journal.rows import Settled
 from bridge.journal.staging import Operation, Staging
 from bridge.journal.store import Journal
 from bridge.registry import Groups
+from bridge.schedule import Schedule
 
 _log = structlog.get_logger(__name__)
 _TRIM_ROWS = 1000
@@ -82,16 +83,18 @@ class Committer:
         ledger: Ledger,
         *,
         replayed: Iterable[bytes] = (),
+        schedule: Schedule | None = None,
         now_ms: Callable[[], int],
         when_full: WhenFull,
         observer: CommitObserver,
     ) -> None:
-        """Own `journal` from now on; `groups` and `ledger` change only here.
+        """Own `journal` from now on; `groups`, `ledger` and `schedule` change only here.
 
         `replayed` are groups that know more than what is stored of them.
         """
         self.groups = groups
         self.ledger = ledger
+        self.schedule = schedule or Schedule()
         self._journal = journal
         self._now_ms = now_ms
         self._when_full = when_full
@@ -195,6 +198,11 @@ class Committer:
         self.groups.forget_ended(before_ms)
         return deleted
 
+    async def trim_runs(self, life_ms: int) -> None:
+        """Forget runs that began longer ago than this."""
+        before_ms = self._now_ms() - life_ms
+        await self.submit(lambda _: self._journal.trim_runs(before_ms))
+
     def _trim(self, before_ms: int) -> int:
         through_seq = min(self.ledger.floor(self._journal.end_seq), self._journal.state_seq)
         return self._journal.trim(before_ms, through_seq, _TRIM_ROWS, ended_before_ms=before_ms)
@@ -266,7 +274,8 @@ class Committer:
         return Tick(at_ms, self.known_seq, tuple([group.id.key for group in self.groups.live()]))
 
     def _staging(self) -> Staging:
-        return Staging(self._now_ms(), self.groups, self.ledger, self._journal, self.newest_tick.at_ms)
+        tick_ms = self.newest_tick.at_ms
+        return Staging(self._now_ms(), self.groups, self.ledger, self._journal, tick_ms, self.schedule)
 
     async def _write(self, staging: Staging, operations: int) -> None:
         started = perf_counter()
@@ -276,6 +285,7 @@ class Committer:
         self.groups.publish(staging.groups.values())
         self.ledger.publish(staging.cursors, staging.deliveries.values())
         self.known_seq = self._journal.end_seq
+        self.schedule.publish(staging.runs)
         for row in batch.groups:
             self._unwritten.pop(row.key, None)
         self._unwritten.update(dict.fromkeys(untold))

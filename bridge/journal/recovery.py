@@ -28,6 +28,7 @@ _SALVAGED: dict[str, tuple[type, ...]] = {
     "journal": (int, int, bytes, str, int, int, int, bytes),
     "keys": (bytes, str, bytes, int, int, int),
     "deliveries": (str, int, int, int, str, str),
+    "runs": (bytes, *(int,) * 9),
 }
 
 Row = tuple[object, ...]

@@ -12,6 +12,7 @@ FILE_NAME = "journal.db"
 # total again when the meta table is lost. body stands last so that the other columns are read without it.
 # meta.tick_ms is the newest point of the grid for which repeats may have been sent.
 # meta.state_seq: rows behind it may tell values of their groups that the groups table does not have yet.
+# runs.closed is 1 once the group has ended; -1 stands for what a run does not say.
 # meta.last_seq keeps sequence numbers from being given out again after the newest rows were removed.
 TABLES = {
     "journal": """CREATE TABLE journal (
@@ -62,6 +63,18 @@ TABLES = {
         reason TEXT NOT NULL,
         words TEXT NOT NULL,
         PRIMARY KEY (target, first_seq))""",
+    "runs": """CREATE TABLE runs (
+        grp BLOB NOT NULL,
+        start_ms INTEGER NOT NULL,
+        end_ms INTEGER NOT NULL,
+        success INTEGER NOT NULL,
+        exit_code INTEGER NOT NULL,
+        duration_ms INTEGER NOT NULL,
+        max_rss_bytes INTEGER NOT NULL,
+        every_ms INTEGER NOT NULL,
+        grace_ms INTEGER NOT NULL,
+        closed INTEGER NOT NULL,
+        PRIMARY KEY (grp, start_ms))""",
     "meta": "CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL)",
 }
 """Table name to the statement that makes it; every table has a rowid, so that recovery can walk each by number."""
@@ -72,6 +85,7 @@ META = frozenset({"schema_version", "journal_id", "accepted_total", "last_seq", 
 FILL = (
     "CREATE INDEX journal_arrival ON journal (arrival_ms)",
     "CREATE INDEX keys_at ON keys (at_ms)",
+    "CREATE INDEX runs_start ON runs (start_ms)",
     f"INSERT INTO meta VALUES ('schema_version', {VERSION}), ('journal_id', abs(random() % {1 << 32}))",  # noqa: S608
     "INSERT INTO meta VALUES ('accepted_total', 0), ('last_seq', 0), ('state_seq', 0), ('tick_ms', 0)",
 )

@@ -9,12 +9,12 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError
-from bridge.journal import notes, schema
+from bridge.journal import notes, run_table, schema
 from bridge.journal.directory import free_bytes, lock_directory
 from bridge.journal.recovery import Recovery, connect, open_database
 from bridge.journal.rows import Batch, CursorRow, GroupRow, KeyRow, PartRow, Record
@@ -92,12 +92,8 @@ class Journal:
 
     def touch(self) -> None:
         """Write something without meaning. Raise JournalFullError, JournalUnavailableError."""
-        try:
-            self._begin()
+        with self._changing():
             self._connection.execute("UPDATE meta SET value = value WHERE name = 'last_seq'")
-            self._used = self._used_pages()
-        except sqlite3.Error as error:
-            self._fail(error)
 
     def write(self, batch: Batch) -> int | None:
         """Add a batch to the current transaction and give the sequence number of its first record.
@@ -204,6 +200,14 @@ class Journal:
             self._fail(error)
         return deleted
 
+    def trim_runs(self, before_ms: int) -> None:
+        """Forget runs that began before this and those over the bound, in the current transaction.
+
+        The newest run of each group stays until the group ends. Raise JournalUnavailableError.
+        """
+        with self._changing():
+            run_table.trim(self._connection, before_ms, run_table.most_runs(self.max_bytes))
+
     def load_cursors(self) -> list[CursorRow]:
         """Give every target's cursor, by name. Raise JournalUnavailableError."""
         rows = self._all("SELECT target, seq, start_total, delivered, dropped FROM cursors ORDER BY target")
@@ -229,11 +233,8 @@ class Journal:
 
     def delete_cursor(self, target: str) -> None:
         """Forget a target's cursor in the current transaction. Raise JournalUnavailableError."""
-        try:
-            self._begin()
+        with self._changing():
             self._connection.execute("DELETE FROM cursors WHERE target = ?", (target,))
-        except sqlite3.Error as error:
-            self._fail(error)
 
     def trim(self, before_ms: int, through_seq: int, limit: int, *, ended_before_ms: int) -> int:
         """Delete up to `limit` rows that arrived before `before_ms` and have `seq <= through_seq`; give their number.
@@ -241,8 +242,7 @@ class Journal:
         Groups that are not live and whose `last_ms` is before `ended_before_ms` are forgotten too. Part of the
         current transaction. Raise JournalUnavailableError.
         """
-        try:
-            self._begin()
+        with self._changing():
             deleted = self._connection.execute(
                 "DELETE FROM journal WHERE seq IN"
                 " (SELECT seq FROM journal WHERE arrival_ms < ? AND seq <= ? ORDER BY arrival_ms, seq LIMIT ?)",
@@ -252,9 +252,6 @@ class Journal:
             forgotten = keys.fetchall()
             self._connection.executemany("DELETE FROM groups WHERE key = ?", forgotten)
             self._connection.executemany("DELETE FROM group_parts WHERE grp = ?", forgotten)
-            self._used = self._used_pages()
-        except sqlite3.Error as error:
-            self._fail(error)
         return deleted
 
     def drop_oldest(self, limit_rows: int) -> list[tuple[int, int]]:
@@ -263,16 +260,12 @@ class Journal:
         Part of the current transaction, so that what they cost each target can be counted in it. Raise
         JournalUnavailableError.
         """
-        try:
-            self._begin()
+        with self._changing():
             rows: list[tuple[int, int]] = self._connection.execute(
                 "SELECT seq, samples FROM journal ORDER BY seq LIMIT ?", (limit_rows,)
             ).fetchall()
             if rows:
                 self._connection.execute("DELETE FROM journal WHERE seq <= ?", (rows[-1][0],))
-            self._used = self._used_pages()
-        except sqlite3.Error as error:
-            self._fail(error)
         return rows
 
     def close(self) -> None:
@@ -299,6 +292,15 @@ class Journal:
             raise JournalUnavailableError("io_error", f"the journal {self.path} needs a rollback after a failed write")
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN IMMEDIATE")
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        try:
+            self._begin()
+            yield
+            self._used = self._used_pages()
+        except sqlite3.Error as error:
+            self._fail(error)
 
     def _append(self, records: tuple[Record, ...]) -> None:
         rows = []

@@ -7,7 +7,6 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
@@ -146,7 +145,7 @@ class Receipts:
     def _json(self, push: PushRows) -> dict[str, Any]:
         return {
             "id": self._id(push.first_seq),
-            "time": _time(push.arrival_ms),
+            "time": responses.time_text(push.arrival_ms),
             "method": push.operation,
             "labels": dict(labels_of_key(push.group)),
             "samples": push.samples,
@@ -162,11 +161,16 @@ class Receipts:
         known = self._history.deliveries(target, first_seq, last_seq)
         for row in known:
             if row.reason:
-                return {"state": "refused", "at": _time(row.at_ms), "reason": row.reason, "words": row.words}
+                return {
+                    "state": "refused",
+                    "at": responses.time_text(row.at_ms),
+                    "reason": row.reason,
+                    "words": row.words,
+                }
         if not known or known[-1].first_seq > first_seq:
             # Before the target was added, dropped when the journal was full, or longer ago than is remembered.
             return _UNKNOWN
-        return {"state": "delivered", "at": _time(max(row.at_ms for row in known))}
+        return {"state": "delivered", "at": responses.time_text(max(row.at_ms for row in known))}
 
 
 def _refusals(states: Mapping[str, Mapping[str, str]]) -> str:
@@ -175,7 +179,3 @@ def _refusals(states: Mapping[str, Mapping[str, str]]) -> str:
         for target, state in states.items()
         if state["state"] == "refused"
     )
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

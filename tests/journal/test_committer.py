@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bridge.config import load
 from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError
 from bridge.exposition.text import parse_text
 from bridge.flatten import FlattenOptions, flatten
@@ -23,7 +24,8 @@ from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Batch, CursorRow, Entry, Settled
 from bridge.journal.staging import Operation, Staging
 from bridge.journal.store import Journal
-from bridge.restore import load_groups, load_ledger
+from bridge.restore import load_groups, load_ledger, load_schedule
+from bridge.rules import Rules
 
 NOW_MS = 1_700_000_000_000
 MIB = 1 << 20
@@ -99,12 +101,22 @@ async def committing(
     max_bytes: int = 64 * MIB,
     when_full: WhenFull = "reject",
     now_ms: Callable[[], int] = lambda: NOW_MS,
+    rules: str = "",
 ) -> AsyncIterator[Bench]:
-    """Run a committer over the journal in `directory`; close both in order at the end."""
+    """Run a committer over the journal in `directory`; close both in order at the end. `rules` are configuration."""
     journal = Journal.open(directory, max_bytes=max_bytes, now_ms=NOW_MS)
     seen = Seen()
     (groups, replayed), ledger = load_groups(journal, {}), load_ledger(journal, list(targets))
-    committer = Committer(journal, groups, ledger, replayed=replayed, now_ms=now_ms, when_full=when_full, observer=seen)
+    committer = Committer(
+        journal,
+        groups,
+        ledger,
+        replayed=replayed,
+        schedule=load_schedule(journal, Rules(load(rules, "rules").rules), {}),
+        now_ms=now_ms,
+        when_full=when_full,
+        observer=seen,
+    )
     task = asyncio.create_task(committer.run())
     try:
         yield Bench(committer, journal, seen, task)

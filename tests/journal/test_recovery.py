@@ -8,12 +8,13 @@ import pytest
 from bridge.errors import ConfigError
 from bridge.journal.history import History
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import NEVER_MS, Batch, CursorRow, DeliveryRow, GroupRow, KeyRow, PartRow, Record
+from bridge.journal.rows import NEVER_MS, Batch, CursorRow, DeliveryRow, GroupRow, KeyRow, PartRow, Record, RunRow
 from bridge.journal.store import Journal
 
 PAGE = 4096
 ROWS = 400
 CURSOR = CursorRow("mimir", 7, 0, 7, ())
+RUN = RunRow(b"g", 5, 9, True, 0, 4, 1000, 7, 8)
 GROUP = GroupRow(b"g", 5, 5, 0, True, NEVER_MS, True, b"values", (PartRow(b"f", b"state"),))
 
 
@@ -24,7 +25,7 @@ def opened(directory: Path) -> Journal:
 def filled(directory: Path) -> Path:
     journal = opened(directory)
     records = tuple(Record(n, b"g", "put", 2, bytes([n % 251]) * 1000) for n in range(ROWS))
-    journal.write(Batch(records, (GROUP,), (CURSOR,)))
+    journal.write(Batch(records, (GROUP,), (CURSOR,), runs=(RUN,)))
     journal.commit()
     journal.close()
     return journal.path
@@ -35,6 +36,14 @@ def saved_seqs(journal: Journal) -> list[int]:
         entries = reader.read(0, 10**9, 10**9)
     assert not any(entry.damaged for entry in entries)
     return [entry.seq for entry in entries]
+
+
+def saved_runs(journal: Journal) -> list[RunRow]:
+    history = History(journal.path)
+    try:
+        return history.newest_runs()
+    finally:
+        history.close()
 
 
 def write_at(path: Path, offset: int, data: bytes) -> None:
@@ -60,6 +69,7 @@ def test_overwritten_page_costs_only_its_rows(tmp_path: Path) -> None:
     assert journal.samples_after(0) == 2 * len(seqs)
     assert list(journal.load_groups()) == [GROUP]
     assert journal.load_cursors() == [CURSOR]
+    assert saved_runs(journal) == [RUN]
     assert journal.write(Batch((Record(1, b"g", "put", 1, b""),))) == ROWS + 1
     journal.commit()
     journal.close()
