@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import aiohttp
 import structlog
@@ -28,7 +29,9 @@ from bridge.journal.store import Journal
 from bridge.pipeline import PushOptions
 from bridge.restore import load_groups, load_ledger, load_schedule
 from bridge.rules import Rules
-from bridge.telemetry import AccountCollector, OverdueCollector, Telemetry
+from bridge.telemetry import AccountCollector, FileCollector, OverdueCollector, Telemetry
+from bridge.textfile.files import Files, check_directories
+from bridge.textfile.intake import Intake
 from bridge.timekeeper import Timekeeper
 from bridge.web.listener import Listener
 from bridge.web.receipts import Receipts
@@ -38,6 +41,7 @@ from bridge.web.server import Site
 _log = structlog.get_logger(__name__)
 _TRIM_INTERVAL_S = 10.0
 _PROBE_INTERVAL_S = 1.0
+_FIRST_LOOK_S = 10.0
 _STOP_HTTP_S = 4.0
 _STOP_SENDERS_S = 3.0
 
@@ -52,6 +56,7 @@ class Agent:
 
     def __init__(self, config: Config, *, now_ms: Callable[[], int] = wall_ms) -> None:
         """Open the journal and the listening socket; raises ConfigError before anything is started."""
+        check_directories(config)
         self.config = config
         self._now_ms = now_ms
         self.telemetry = Telemetry()
@@ -100,9 +105,14 @@ class Agent:
         self.telemetry.registry.register(AccountCollector(self._journal, self._readers[0], ledger, groups, now_ms))
         self.telemetry.registry.register(OverdueCollector(schedule, groups, now_ms))
         self.stopping = asyncio.Event()
-        self._site = self._make_site()
+        options = self._push_options()
+        self._site = self._make_site(options)
+        intake = Intake(self.committer, options, self.telemetry, now_ms)
+        self._files = Files(config, socket.gethostname(), intake)
+        self.telemetry.registry.register(FileCollector(self._files.facts))
+        self._heartbeat.add(lambda _: self._files.facts())
 
-    def _make_site(self) -> Site:
+    def _push_options(self) -> PushOptions:
         config, push, rules = self.config, self.config.push, self.committer.schedule.rules
         flatten = FlattenOptions(
             config.global_.external_labels,
@@ -112,9 +122,12 @@ class Agent:
             max_series=push.max_series_per_push,
         )
         ttl_ms = lambda grouping: rules.ttl_ms(grouping, push.default_ttl)  # noqa: E731
+        return PushOptions(flatten, push.max_body_bytes, ttl_ms)
+
+    def _make_site(self, options: PushOptions) -> Site:
         return Site(
-            config,
-            PushOptions(flatten, push.max_body_bytes, ttl_ms),
+            self.config,
+            options,
             self.committer,
             Receipts(self.committer, self._history, self._journal.id),
             RunList(self.committer, self._history, self._now_ms),
@@ -133,13 +146,15 @@ class Agent:
 
     async def run(self, started: Callable[[str], None] = lambda _url: None) -> None:
         """Serve and deliver until `stopping` is set, then end in order; returns when all is on disk."""
+        committing = asyncio.create_task(self.committer.run())
+        await self._files.take_spooled()
         listener = Listener(self._site)
         await listener.start(self._socket)
-        committing = asyncio.create_task(self.committer.run())
         async with aiohttp.ClientSession() as session:
             senders = [self._sender(target, session) for target in self.config.remote_write]
             sending = [asyncio.create_task(sender.run()) for sender in senders]
-            keeping = [asyncio.create_task(self._look_after_journal()), asyncio.create_task(self._timekeeper.run())]
+            services = (self._look_after_journal(), self._files.run(), self._keep_time())
+            keeping = [asyncio.create_task(service) for service in services]
             _log.info("started", url=self.url, targets=len(senders), storage=str(self.config.storage.path))
             started(self.url)
             stop = asyncio.create_task(self.stopping.wait())
@@ -199,6 +214,12 @@ class Agent:
             min_backoff_s=target.queue_config.min_backoff,
             max_backoff_s=target.queue_config.max_backoff,
         )
+
+    async def _keep_time(self) -> None:
+        # What files tell of the time before the start comes before the first repeat, if they can be read at all.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._files.looked.wait(), _FIRST_LOOK_S)
+        await self._timekeeper.run()
 
     async def _look_after_journal(self) -> None:
         next_trim_s = time.monotonic() + _TRIM_INTERVAL_S

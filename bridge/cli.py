@@ -50,7 +50,9 @@ def _flag(section: str, key: str, field: FieldInfo) -> Callable[[Callable[..., A
     return click.option(name, f"{section}__{key}", default=None, metavar="VALUE", help=text)
 
 
-def read_config(file: str | None, urls: tuple[str, ...], flags: dict[str, object]) -> Config:
+def read_config(
+    file: str | None, urls: tuple[str, ...], flags: dict[str, object], directories: tuple[str, ...] = ()
+) -> Config:
     """Config from file and flags; raises ConfigError."""
     overrides: dict[str, dict[str, object]] = {}
     for name, value in flags.items():
@@ -59,6 +61,8 @@ def read_config(file: str | None, urls: tuple[str, ...], flags: dict[str, object
             overrides.setdefault(section, {})[key] = value
     if urls:
         overrides["remote_write"] = {"targets": [{"url": url} for url in urls]}
+    if directories:
+        overrides["textfile"] = {"directories": [{"directory": directory} for directory in directories]}
     try:
         text = Path(file).read_text(encoding="utf-8") if file else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -90,11 +94,18 @@ main.add_command(import_groups)
 @main.command()
 @click.option("--config.file", "file", metavar="FILE", help="Configuration file (YAML); flags stand over it.")
 @click.option("--remote-write.url", "urls", multiple=True, metavar="URL", help="Deliver to this endpoint; repeatable.")
+@click.option(
+    "--textfile.directory",
+    "directories",
+    multiple=True,
+    metavar="DIR",
+    help="Collect the *.prom files of this directory; repeatable.",
+)
 @_setting_flags
-def run(file: str | None, urls: tuple[str, ...], **flags: object) -> None:
+def run(file: str | None, urls: tuple[str, ...], directories: tuple[str, ...], **flags: object) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
     with _start_faults():
-        config = read_config(file, urls, flags)
+        config = read_config(file, urls, flags, directories)
         set_up_log(config.log)
         uvloop.run(_run(config))
 

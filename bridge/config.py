@@ -30,6 +30,8 @@ from bridge.sizes import parse_size_bytes
 
 _LOOKBACK_S = 300
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+_LISTS = {"remote_write": "targets", "textfile": "directories"}
+"""Sections that are lists, and the key under which overrides add to them."""
 # The spec forbids users to override these (protocol.md sections 1.1 and 4.1).
 RESERVED_HEADERS = frozenset(
     """host content-encoding content-length content-type user-agent connection keep-alive proxy-authenticate
@@ -79,6 +81,13 @@ def _http_url(url: str) -> str:
     return url
 
 
+def _check_label_names(labels: Mapping[str, str]) -> None:
+    for name in labels:
+        if not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
+            msg = f"not a label name: got {name!r}"
+            raise ValueError(msg)
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -91,10 +100,7 @@ class Global(_Section):
     @field_validator("external_labels")
     @classmethod
     def _names(cls, labels: dict[str, str]) -> dict[str, str]:
-        for name in labels:
-            if not _LABEL_NAME.fullmatch(name) or name.startswith("__"):
-                msg = f"not a label name: got {name!r}"
-                raise ValueError(msg)
+        _check_label_names(labels)
         return labels
 
 
@@ -138,6 +144,11 @@ class Storage(_Section):
         default="reject",
         description="When undelivered pushes fill the journal: reject pushes with 503, or drop the oldest.",
     )
+
+    @property
+    def spool(self) -> Path:
+        """The spool directory that every agent has."""
+        return self.path / "spool"
 
 
 class Push(_Section):
@@ -209,6 +220,28 @@ class Rule(_Section):
         return self
 
 
+class Textfile(_Section):
+    """A directory that files with metrics are dropped into."""
+
+    directory: Path = Field(description="Directory of *.prom files; not those in directories inside it.")
+    mode: Literal["collect", "spool"] = Field(
+        default="collect",
+        description="collect: the files are the state, as for node_exporter; spool: each is taken once, then removed.",
+    )
+    labels: dict[str, str] = Field(
+        default={}, description='Of the files\' groups; by default job="textfile" and instance="<host name>".'
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _names_a_job(cls, labels: dict[str, str]) -> dict[str, str]:
+        _check_label_names(labels)
+        if labels and not labels.get("job"):
+            msg = "want a label job beside the others"
+            raise ValueError(msg)
+        return labels
+
+
 class QueueConfig(_Section):
     """The part of Prometheus' queue_config that the sender has so far."""
 
@@ -271,6 +304,7 @@ class Config(_Section):
     push: Push = Push()
     log: Log = Log()
     rules: tuple[Rule, ...] = ()
+    textfile: tuple[Textfile, ...] = ()
     remote_write: tuple[RemoteWrite, ...] = ()
 
     @model_validator(mode="after")
@@ -281,6 +315,21 @@ class Config(_Section):
                 msg = f"two remote_write targets are called {target.target!r}; give each a name"
                 raise ValueError(msg)
             seen.add(target.target)
+        return self
+
+    @model_validator(mode="after")
+    def _distinct_directories(self) -> "Config":
+        storage, seen = self.storage.path.resolve(), set[Path]()
+        for at, entry in enumerate(self.textfile):
+            path = entry.directory.resolve()
+            if path in seen:
+                msg = f"textfile[{at}].directory: {entry.directory} is given twice"
+                raise ValueError(msg)
+            is_own_spool = path == self.storage.spool.resolve() and entry.mode == "spool"
+            if (path == storage or storage in path.parents) and not is_own_spool:
+                msg = f"textfile[{at}].directory: got {entry.directory}, want one that is not inside storage.path"
+                raise ValueError(msg)
+            seen.add(path)
         return self
 
     @property
@@ -308,8 +357,8 @@ def load(text: str, source: str, overrides: Mapping[str, Mapping[str, object]] |
     if not isinstance(document, dict):
         raise ConfigError(f"{source}: want a mapping of sections at the top, got {type(document).__name__}")
     for section, values in (overrides or {}).items():
-        if section == "remote_write":
-            document[section] = [*(document.get(section) or []), *values.get("targets", [])]  # type: ignore[misc]
+        if section in _LISTS:
+            document[section] = [*(document.get(section) or []), *values.get(_LISTS[section], [])]  # type: ignore[misc]
         else:
             document[section] = {**(document.get(section) or {}), **values}
     try:

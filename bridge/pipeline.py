@@ -7,7 +7,7 @@ Owns the order of the stages and the rule that a refused push is remembered in
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
@@ -18,7 +18,7 @@ from bridge.errors import BadPushError, JournalFullError, JournalUnavailableErro
 from bridge.exposition.formats import format_of, parse_body
 from bridge.exposition.template import make_template
 from bridge.flatten import FlattenOptions, check_suffixes, flatten
-from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Group, delete, key_of, refuse, store
+from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Change, Group, delete, key_of, refuse, store
 from bridge.ingress.body import decode_body
 from bridge.ingress.terms import IMPORT, NO_TERMS, Terms
 from bridge.journal.committer import KEY_LIFE_MS, Committer
@@ -73,13 +73,15 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
+class Order:
     """How a content is stored."""
 
     replace_all: bool
     ttl_ms: int
-    times: Mapping[str, int]
+    times: Mapping[str, int] = field(default_factory=dict)
     """Push and failure time in ms that an import brings along, by the names of their gauges."""
+    at_ms: int | None = None
+    """When it took place, None for now; what was sent for its group is older in any case."""
 
 
 async def accept(push: Push, committer: Committer, options: PushOptions, now_ms: int) -> Receipt:
@@ -94,23 +96,23 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
         body = await _beside(len(push.body), decode_body, push.body, push.content_encoding, options.max_body_bytes)
         content = repeat(committer.groups.get(key).parts, body, format_of(push.content_type))
         if content is None:
-            content = await _beside(len(body), _parse, body, push, options.flatten, now_ms)
+            content = await _beside(len(body), parse, body, push, options.flatten, now_ms)
             conflicts = tuple(committer.groups.type_conflicts(content))
         times = await _beside(len(body), _own_times, body, push, now_ms) if terms.imported else {}
     except PushRefusedError:
         # What is wrong with the push is worth more to its sender than that the disk is full as well.
         with suppress(JournalFullError, JournalUnavailableError):
-            await committer.submit(lambda staging: _note_refusal(staging, key))
+            await committer.submit(lambda staging: note_refusal(staging, key))
         raise
     ttl_ms = options.ttl_ms(push.grouping) if terms.ttl_ms is None else terms.ttl_ms
-    order = _Order(push.replace_all, ttl_ms, times)
+    order = Order(push.replace_all, ttl_ms, times)
 
     digest = b""
     if terms.key:
-        digest = await _beside(len(body), _digest, b"put" if push.replace_all else b"post", body)
+        digest = await _beside(len(body), fingerprint, b"put" if push.replace_all else b"post", body)
 
     def operation(staging: Staging) -> Receipt | PushRefusedError:
-        return once(staging, key, terms.key, digest, lambda: _stage(staging, key, content, order))
+        return once(staging, key, terms.key, digest, lambda: stage(staging, key, content, order))
 
     receipt = _accepted(await committer.submit(operation))
     return Receipt(receipt.first_seq, receipt.last_seq, len(content), conflicts, receipt.replayed)
@@ -123,7 +125,8 @@ async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwa
     return await asyncio.to_thread(work, *args, **kwargs)
 
 
-def _parse(body: bytes, push: Push, options: FlattenOptions, now_ms: int) -> Content:
+def parse(body: bytes, push: Push, options: FlattenOptions, now_ms: int) -> Content:
+    """Read a decoded body; raises BadPushError or TooLargeError."""
     families = parse_body(body, push.content_type, utf8_names=options.utf8_names)
     content = flatten(families, push.grouping, options, now_ms)
     format_ = format_of(push.content_type)
@@ -146,23 +149,31 @@ def _own_times(body: bytes, push: Push, now_ms: int) -> dict[str, int]:
     return found
 
 
-def _stage(staging: Staging, key: bytes, content: Content, order: _Order) -> BadPushError | None:
-    group = staging.group(key)
+def stage(staging: Staging, key: bytes, content: Content, order: Order) -> BadPushError | None:
+    """Stage a push, or the note that it was refused and why."""
     try:
-        change = store(group, content, staging.now_for(group), replace_all=order.replace_all, ttl_ms=order.ttl_ms)
-        if len(change.group.parts) > 1:
-            check_suffixes({f.name: f.type for part in change.group.parts for f in part.shape.families})
-        check_foreign(group, content, staging.committed, staging.groups)
+        apply(staging, key, content, order)
     except BadPushError as error:
-        _note_refusal(staging, key)
+        note_refusal(staging, key)
         return error
+    return None
+
+
+def apply(staging: Staging, key: bytes, content: Content, order: Order) -> Change:
+    """Stage what a content does to its group; raises BadPushError before anything is staged."""
+    group = staging.group(key)
+    now_ms = staging.now_for(group, order.at_ms)
+    change = store(group, content, now_ms, replace_all=order.replace_all, ttl_ms=order.ttl_ms)
+    if len(change.group.parts) > 1:
+        check_suffixes({f.name: f.type for part in change.group.parts for f in part.shape.families})
+    check_foreign(group, content, staging.committed, staging.groups)
     if order.times:
         after = change.group
         push_ms = order.times.get(PUSH_TIME, after.push_ms)
         failure_ms = order.times.get(PUSH_FAILURE_TIME, after.failure_ms)
         change = replace(change, group=replace(after, push_ms=push_ms, failure_ms=failure_ms))
     staging.add(change)
-    return None
+    return change
 
 
 def once(
@@ -198,7 +209,7 @@ def once(
     return receipt
 
 
-def _digest(method: bytes, body: bytes = b"") -> bytes:
+def fingerprint(method: bytes, body: bytes = b"") -> bytes:
     """Identity of a push within its group: the method and what the body is when it is decoded."""
     return blake2b(body, digest_size=_DIGEST_BYTES, person=method).digest()
 
@@ -209,7 +220,8 @@ def _accepted(outcome: Receipt | PushRefusedError) -> Receipt:
     return outcome
 
 
-def _note_refusal(staging: Staging, key: bytes) -> None:
+def note_refusal(staging: Staging, key: bytes) -> None:
+    """Stage the failure time of a group whose push was refused."""
     group = staging.group(key)
     try:
         check_foreign(group, EMPTY, staging.committed, staging.groups)
@@ -221,7 +233,7 @@ def _note_refusal(staging: Staging, key: bytes) -> None:
 
 async def end_group(grouping: Labels, committer: Committer, terms: Terms = NO_TERMS) -> Receipt:
     """Take a DELETE: the group's series end; an unknown group is no error (protocol.md section 5.5)."""
-    key, digest = key_of(grouping), _digest(b"delete") if terms.key else b""
+    key, digest = key_of(grouping), fingerprint(b"delete") if terms.key else b""
 
     def operation(staging: Staging) -> Receipt | PushRefusedError:
         return once(staging, key, terms.key, digest, lambda: _end(staging, key))
@@ -237,7 +249,7 @@ async def end_matching(matches: Callable[[Group], bool], committer: Committer) -
 
     def operation(staging: Staging) -> list[Group]:
         keys = dict.fromkeys((*(group.id.key for group in staging.committed.live()), *staging.groups))
-        found = [group for key in keys if _can_end(group := staging.group(key)) and matches(group)]
+        found = [group for key in keys if can_end(group := staging.group(key)) and matches(group)]
         for group in found:
             _end(staging, group.id.key)
         return found
@@ -250,13 +262,13 @@ async def end_all(committer: Committer) -> None:
     """Take a wipe: every group ends."""
 
     def operation(staging: Staging) -> None:
-        for group in filter(_can_end, list(staging.committed.live())):
+        for group in filter(can_end, list(staging.committed.live())):
             _end(staging, group.id.key)
 
     await committer.submit(operation)
 
 
-def _can_end(group: Group) -> bool:
+def can_end(group: Group) -> bool:
     """Whether a request may end the group; what comes from a file ends with the file."""
     return group.live and not group.id.source
 

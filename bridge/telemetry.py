@@ -4,7 +4,7 @@ Owns names and help texts; what they count is told by the observers that the par
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import accumulate
@@ -17,6 +17,7 @@ from prometheus_client.utils import floatToGoString
 
 from bridge import __version__
 from bridge.errors import JournalUnavailableError
+from bridge.heartbeat import Fact
 from bridge.journal.ledger import Ledger, pending
 from bridge.journal.reader import JournalReader
 from bridge.journal.store import Journal
@@ -91,6 +92,12 @@ class Telemetry:
         )
         self.recoveries = Gauge(
             "pushbridge_journal_damaged", "1 when a damaged journal was set aside at this start.", registry=own
+        )
+        self.spooled = Counter(
+            "pushbridge_spool_files",
+            "Files of spool directories, by outcome: taken or failed.",
+            ["directory", "outcome"],
+            registry=own,
         )
         self._declare_sending(own)
 
@@ -235,3 +242,24 @@ class OverdueCollector(Collector):
             labels = dict(present(expected.group.id.labels))
             overdue.add_sample(overdue.name, labels, float(expected.is_overdue(now_ms)))
         yield overdue
+
+
+class FileCollector(Collector):
+    """What is known of dropped files, read at each scrape; a file that goes takes its metrics with it."""
+
+    def __init__(self, facts: Callable[[], Iterable[Fact]]) -> None:
+        """Show what `facts` gives."""
+        self._facts = facts
+
+    def collect(self) -> Iterator[Metric]:
+        """Give a sample for each file."""
+        families = {
+            name: GaugeMetricFamily(name, text, labels=["file"])
+            for name, text in (
+                ("pushbridge_textfile_error", "1 when a file, or a whole directory, could not be taken, else 0."),
+                ("pushbridge_textfile_mtime_seconds", "When the content of a file that is in force was written."),
+            )
+        }
+        for name, labels, value in self._facts():
+            families[name].add_metric([text for _, text in labels], value)
+        yield from families.values()

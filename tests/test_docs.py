@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from bridge.cli import main
-from bridge.config import Config, RemoteWrite, Rule, load
+from bridge.config import Config, RemoteWrite, Rule, Textfile, load
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-_ITEMS: dict[str, type[BaseModel]] = {"remote_write": RemoteWrite, "rules": Rule}
+_ITEMS: dict[str, type[BaseModel]] = {"remote_write": RemoteWrite, "rules": Rule, "textfile": Textfile}
 EXAMPLE = ROOT / "deploy" / "pushbridge.yml"
 _DECLARED_IN = ("telemetry.py", "wrapper/report.py")
 
@@ -41,7 +41,7 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
     shown = load(text, str(EXAMPLE))
     document = yaml.safe_load(text)
     for section, wanted in sections():
-        if section == "rules":
+        if section in {"rules", "textfile"}:
             assert all(f"{key}:" in text for key in wanted)
             continue
         values = document[section][0] if section == "remote_write" else document[section]

@@ -51,7 +51,7 @@ LEVELS = (
     {"bridge.journal.staging"},
     {"bridge.journal.committer", "bridge.restore"},
     {"bridge.pipeline", "bridge.telemetry", "bridge.timekeeper"},
-    {"bridge.web"},
+    {"bridge.web", "bridge.textfile"},
     {"bridge.app"},
     {"bridge.demo", "bridge.migration"},
     {"bridge.cli"},
@@ -77,6 +77,8 @@ PURE = (
     "bridge.ingress.terms",
     "bridge.migration.convert",
     "bridge.wrapper.report",
+    "bridge.textfile.plan",
+    "bridge.textfile.dropped",
 )
 IMPURE = {"asyncio", "socket", "sqlite3", "time", "os", "pathlib", "random", "threading", "aiohttp", "structlog"}
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60

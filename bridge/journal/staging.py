@@ -17,6 +17,17 @@ from bridge.runs import newer
 from bridge.schedule import Schedule
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a transaction had come."""
+
+    records: int
+    runs: int
+    groups: dict[bytes, Group]
+    due: set[bytes]
+    newest_runs: dict[bytes, RunRow | None]
+
+
 @dataclass(slots=True)
 class Staging:
     """One transaction being put together: what is on disk, with this batch's changes over it."""
@@ -45,9 +56,13 @@ class Staging:
         """The group as this transaction will leave it."""
         return self.groups.get(key) or self.committed.get(key)
 
-    def now_for(self, group: Group) -> int:
-        """The time for a change of this group, before the group's own rule (`bridge.groups.next_ms`)."""
-        return max(self.now_ms, self.tick_ms + 1) if group.live else self.now_ms
+    def now_for(self, group: Group, at_ms: int | None = None) -> int:
+        """The time for a change of this group, before the group's own rule (`bridge.groups.next_ms`).
+
+        `at_ms` is when it took place, if that is known.
+        """
+        now_ms = self.now_ms if at_ms is None else at_ms
+        return max(now_ms, self.tick_ms + 1) if group.live else now_ms
 
     @property
     def next_seq(self) -> int:
@@ -82,6 +97,16 @@ class Staging:
             return change
         ended = self.schedule.ended(self.group(key), known, change.group, self.newest_runs.get(key))
         return replace(change, ended=(*change.ended, *ended)) if ended else change
+
+    def mark(self) -> "Mark":
+        """Remember what `add` did so far, for `undo`."""
+        return Mark(len(self.records), len(self.runs), dict(self.groups), set(self.due), dict(self.newest_runs))
+
+    def undo(self, mark: "Mark") -> None:
+        """Take back what was added since the mark."""
+        del self.records[mark.records :]
+        del self.runs[mark.runs :]
+        self.groups, self.due, self.newest_runs = mark.groups, mark.due, mark.newest_runs
 
     def confirm(self, target: str, settled: Iterable[Settled]) -> None:
         """Move a target's cursor."""

@@ -16,7 +16,7 @@ from bridge.errors import PushRefusedError
 from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Group
 from bridge.journal.committer import Committer
 from bridge.journal.rows import NEVER_MS
-from bridge.pipeline import end_matching
+from bridge.pipeline import can_end, end_matching
 from bridge.selector import NAME, Selector, parse_selector
 from bridge.web import responses
 from bridge.wire.head import labels_of
@@ -60,7 +60,7 @@ async def end(committer: Committer, request: web.BaseRequest) -> web.Response:
         found = (
             await end_matching(question.matches, committer)
             if question.confirmed
-            else [group for group in committer.groups.live() if question.matches(group)]
+            else [group for group in committer.groups.live() if can_end(group) and question.matches(group)]
         )
     except PushRefusedError as error:
         return responses.api_refusal(error)

@@ -115,6 +115,19 @@ def victoria_metrics(tmp: Path, *flags: str, port: int | None = None) -> Server:
     return _start("victoria-metrics", ("victoria-metrics", *arguments), port, "/health", tmp)
 
 
+def node_exporter(tmp: Path, directory: Path) -> Server:
+    """Start Debian's node_exporter with its textfile collector alone."""
+    port = free_port()
+    arguments = (
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--collector.disable-defaults",
+        "--collector.textfile",
+        f"--collector.textfile.directory={directory}",
+        "--web.disable-exporter-metrics",
+    )
+    return _start("prometheus-node-exporter", ("prometheus-node-exporter", *arguments), port, "/", tmp)
+
+
 def agent(tmp: Path, *flags: str, config: str | None = None, port: int | None = None) -> Server:
     """Start `pushbridge run` with its journal in `tmp`; a second start on the same `tmp` takes up that journal.
 
