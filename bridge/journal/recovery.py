@@ -23,7 +23,7 @@ _LARGEST_ROWID = (1 << 63) - 1
 
 # A body whose checksum is wrong is copied too: the reader reports it, and the target counts its samples.
 _SALVAGED: dict[str, tuple[type, ...]] = {
-    "groups": (bytes, int, int, int, int, int, int, int, bytes),
+    "groups": (bytes, int, int, int, int, int, int, int, int, bytes),
     "group_parts": (bytes, int, int, bytes, bytes),
     "journal": (int, int, bytes, str, int, int, int, bytes),
     "keys": (bytes, str, bytes, int, int, int),
@@ -246,6 +246,7 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
     # What is noted of a number must not come to stand for another push.
     (seen,) = target.execute(
         "SELECT coalesce(max(seq), 0) FROM (SELECT max(seq) AS seq FROM journal"
+        " UNION ALL SELECT max(seq) FROM groups"
         " UNION ALL SELECT max(last_seq) FROM keys UNION ALL SELECT max(last_seq) FROM deliveries)"
     ).fetchone()
     state = (

@@ -70,6 +70,8 @@ class GroupRow:
     """None when they are as stored."""
     damaged: bool = False
     """A stored checksum does not match: what the group held is lost."""
+    seq: int = 0
+    """Newest row when it was stored, which the journal adds: what the group is now says all of its rows up to here."""
 
 
 @dataclass(frozen=True, slots=True)

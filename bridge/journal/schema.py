@@ -11,7 +11,8 @@ FILE_NAME = "journal.db"
 # journal.total is the number of samples ever accepted up to and including the row: it lets recovery find the
 # total again when the meta table is lost. body stands last so that the other columns are read without it.
 # meta.tick_ms is the newest point of the grid for which repeats may have been sent.
-# meta.state_seq: rows behind it may tell values of their groups that the groups table does not have yet.
+# meta.state_seq: rows behind it may tell values of their groups that the groups table does not have yet; those up to
+# a group's own seq do not.
 # runs.closed is 1 once the group has ended; -1 stands for what a run does not say.
 # meta.last_seq keeps sequence numbers from being given out again after the newest rows were removed.
 TABLES = {
@@ -26,6 +27,7 @@ TABLES = {
         body BLOB NOT NULL)""",
     "groups": """CREATE TABLE groups (
         key BLOB PRIMARY KEY NOT NULL,
+        seq INTEGER NOT NULL,
         last_ms INTEGER NOT NULL,
         push_ms INTEGER NOT NULL,
         failure_ms INTEGER NOT NULL,

@@ -165,17 +165,15 @@ class Journal:
     def load_groups(self) -> Iterator[GroupRow]:
         """Give every stored group with its parts, in key order. Raise JournalUnavailableError."""
         try:
-            for key, last_ms, push_ms, failure_ms, live, expires_ms, hold, crc, doubles in self._connection.execute(
-                "SELECT * FROM groups ORDER BY key"
-            ):
+            groups = self._connection.execute("SELECT * FROM groups ORDER BY key")
+            for key, seq, last_ms, push_ms, failure_ms, live, expires_ms, hold, crc, doubles in groups:
                 rows = self._connection.execute(
                     "SELECT crc, families, heads FROM group_parts WHERE grp = ? ORDER BY position", (key,)
                 ).fetchall()
                 parts = tuple(PartRow(families, heads) for _, families, heads in rows)
                 damaged = zlib.crc32(doubles) != crc or [_crc(part) for part in parts] != [row[0] for row in rows]
-                yield GroupRow(
-                    key, last_ms, push_ms, failure_ms, bool(live), expires_ms, bool(hold), doubles, parts, damaged
-                )
+                times = last_ms, push_ms, failure_ms
+                yield GroupRow(key, *times, bool(live), expires_ms, bool(hold), doubles, parts, damaged, seq)
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
@@ -339,11 +337,11 @@ class Journal:
                 ],
             )
         self._connection.executemany(
-            "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-            " last_ms = excluded.last_ms, push_ms = excluded.push_ms, failure_ms = excluded.failure_ms,"
-            " live = excluded.live, expires_ms = excluded.expires_ms, hold = excluded.hold, crc = excluded.crc,"
-            " doubles = excluded.doubles",
-            map(_group_values, groups),
+            "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+            " seq = excluded.seq, last_ms = excluded.last_ms, push_ms = excluded.push_ms,"
+            " failure_ms = excluded.failure_ms, live = excluded.live, expires_ms = excluded.expires_ms,"
+            " hold = excluded.hold, crc = excluded.crc, doubles = excluded.doubles",
+            [_group_values(group, self._next_end_seq) for group in groups],
         )
 
     def _used_pages(self) -> int:
@@ -380,9 +378,10 @@ def _crc(part: PartRow) -> int:
     return zlib.crc32(part.heads, zlib.crc32(part.families))
 
 
-def _group_values(group: GroupRow) -> tuple[object, ...]:
+def _group_values(group: GroupRow, seq: int) -> tuple[object, ...]:
     return (
         group.key,
+        seq,
         group.last_ms,
         group.push_ms,
         group.failure_ms,

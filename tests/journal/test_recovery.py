@@ -1,6 +1,7 @@
 """Opening a damaged journal: what is set aside, what is saved, and what is left alone."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_overwritten_page_costs_only_its_rows(tmp_path: Path) -> None:
     assert ROWS - 5 <= len(seqs) < ROWS
     assert (journal.accepted_total, journal.end_seq) == (2 * ROWS, ROWS)
     assert journal.samples_after(0) == 2 * len(seqs)
-    assert list(journal.load_groups()) == [GROUP]
+    assert list(journal.load_groups()) == [replace(GROUP, seq=ROWS)]
     assert journal.load_cursors() == [CURSOR]
     assert saved_runs(journal) == [RUN]
     assert journal.write(Batch((Record(1, b"g", "put", 1, b""),))) == ROWS + 1
@@ -125,15 +126,16 @@ def test_lost_tables(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_cursor_ahead_of_rows_bounds_the_sequence(tmp_path: Path) -> None:
-    """With rows and meta gone, new sequences still start above what a target has confirmed."""
+@pytest.mark.parametrize(("gone", "newest"), [("groups", CURSOR.seq), ("cursors", ROWS)])
+def test_what_is_ahead_of_the_rows_bounds_the_sequence(tmp_path: Path, gone: str, newest: int) -> None:
+    """With rows and meta gone, new sequences still start above what a target has confirmed or a group's state knows."""
     path = filled(tmp_path)
     with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE journal")
-        connection.execute("DROP TABLE meta")
+        for table in ("journal", "meta", gone):
+            connection.execute(f"DROP TABLE {table}")
     connection.close()
     journal = opened(tmp_path)
-    assert journal.end_seq == CURSOR.seq
+    assert journal.end_seq == newest
     journal.close()
 
 
