@@ -9,11 +9,11 @@ from dataclasses import replace
 import structlog
 
 from bridge.encode import decode_group, encode_group, replay, samples_of
-from bridge.groups import group_id
+from bridge.groups import group_id, spell_group
 from bridge.journal.history import History
 from bridge.journal.ledger import Ledger, add_dropped, pending
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import Batch, CursorRow
+from bridge.journal.rows import Batch, CursorRow, GroupRow
 from bridge.journal.store import Journal
 from bridge.registry import Groups
 from bridge.rules import Rules
@@ -27,24 +27,31 @@ _REPLAY_BYTES = 1 << 24
 def load_groups(journal: Journal, external: Mapping[str, str]) -> tuple[Groups, set[bytes]]:
     """Bring the groups back as they were, and tell which of them know more than what is stored of them.
 
-    One that cannot be read is logged and keeps nothing but its times.
+    One that cannot be read is logged and keeps nothing but its times; one of which nobody can say whose it was goes.
     """
     groups = Groups(external)
     stored_seqs: dict[bytes, int] = {}
     emptied: list[bytes] = []
+    nobodys: list[GroupRow] = []
     for row in journal.load_groups():
         try:
-            group = decode_group(row, group_id(row.key, external))
+            identity = group_id(row.key, external)
         except ValueError as error:
-            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=str(error))
+            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=f"its key: {error}")
+            nobodys.append(replace(row, last_ms=0, live=False, doubles=b"", parts=()))
+            continue
+        try:
+            group = decode_group(row, identity)
+        except ValueError as error:
+            _log.error("group_damaged", group=spell_group(row.key), error=str(error))
             emptied.append(row.key)
-            group = decode_group(replace(row, doubles=b"", parts=(), damaged=False), group_id(row.key, external))
+            group = decode_group(replace(row, doubles=b"", parts=(), damaged=False), identity)
         groups.publish([group])
         stored_seqs[row.key] = row.seq
     replayed = _replay(journal, groups, stored_seqs)
-    if emptied:
-        rows = (encode_group(groups.get(key), None) for key in emptied)
-        journal.write(Batch(groups=tuple(replace(row, parts=()) for row in rows)))
+    if emptied or nobodys:
+        rows = (replace(encode_group(groups.get(key), None), parts=()) for key in emptied)
+        journal.write(Batch(groups=(*rows, *nobodys)))
         journal.commit()
     return groups, replayed.difference(emptied)
 

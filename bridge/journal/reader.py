@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from bridge.errors import JournalUnavailableError
+from bridge.journal import schema
 from bridge.journal.recovery import connect_read_only
 from bridge.journal.rows import Entry
 
@@ -40,10 +41,7 @@ class JournalReader:
         entries: list[Entry] = []
         samples_left, bytes_left = max_samples, max_bytes
         try:
-            rows = self._connection.execute(
-                "SELECT seq, samples, arrival_ms, crc, grp, body FROM journal WHERE seq > ? AND seq <= ? ORDER BY seq",
-                (after_seq, self._through_seq()),
-            )
+            rows = self._connection.execute(schema.READ_ROWS, (after_seq, self._through_seq()))
             try:
                 for seq, samples, arrival_ms, crc, group, body in rows:
                     samples_left -= samples

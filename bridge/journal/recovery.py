@@ -98,9 +98,12 @@ def open_database(directory: Path, now_ms: int) -> tuple[sqlite3.Connection, Rec
 
 def _is_damage(error: BaseException) -> bool:
     """Tell a broken file from a disk or a lock that may be better later."""
-    # SQLite quotes what it could not read in its messages, and Python fails at decoding that.
+    # SQLite quotes what it could not read in its messages, and Python fails at decoding that. A damaged number of the
+    # file's format has no code of its own.
     return (
-        isinstance(error, UnicodeDecodeError) or getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE_CODES
+        isinstance(error, UnicodeDecodeError)
+        or getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE_CODES
+        or str(error) == "unsupported file format"
     )
 
 

@@ -84,6 +84,17 @@ TABLES = {
 META = frozenset({"schema_version", "journal_id", "accepted_total", "last_seq", "state_seq", "tick_ms"})
 """Names in the meta table."""
 
+# In a damaged file a value may have another type than its column; as the right type it fails its checksum.
+READ_ROWS = """SELECT seq, CAST(samples AS INTEGER), CAST(arrival_ms AS INTEGER), crc, CAST(grp AS BLOB),
+    CAST(body AS BLOB) FROM journal WHERE seq > ? AND seq <= ? ORDER BY seq"""
+READ_GROUPS = """SELECT CAST(key AS BLOB), CAST(seq AS INTEGER), CAST(last_ms AS INTEGER), CAST(push_ms AS INTEGER),
+    CAST(failure_ms AS INTEGER), live, CAST(expires_ms AS INTEGER), hold, crc, CAST(doubles AS BLOB)
+    FROM groups ORDER BY key"""
+READ_CURSORS = """SELECT CAST(target AS BLOB), CAST(seq AS INTEGER), CAST(start_total AS INTEGER),
+    CAST(delivered AS INTEGER), CAST(dropped AS BLOB) FROM cursors ORDER BY target"""
+READ_PARTS = """SELECT crc, CAST(families AS BLOB), CAST(heads AS BLOB) FROM group_parts
+    WHERE grp = ? ORDER BY position"""
+
 FILL = (
     "CREATE INDEX journal_arrival ON journal (arrival_ms)",
     "CREATE INDEX keys_at ON keys (at_ms)",

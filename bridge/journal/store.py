@@ -165,11 +165,9 @@ class Journal:
     def load_groups(self) -> Iterator[GroupRow]:
         """Give every stored group with its parts, in key order. Raise JournalUnavailableError."""
         try:
-            groups = self._connection.execute("SELECT * FROM groups ORDER BY key")
+            groups = self._connection.execute(schema.READ_GROUPS)
             for key, seq, last_ms, push_ms, failure_ms, live, expires_ms, hold, crc, doubles in groups:
-                rows = self._connection.execute(
-                    "SELECT crc, families, heads FROM group_parts WHERE grp = ? ORDER BY position", (key,)
-                ).fetchall()
+                rows = self._connection.execute(schema.READ_PARTS, (key,)).fetchall()
                 parts = tuple(PartRow(families, heads) for _, families, heads in rows)
                 damaged = zlib.crc32(doubles) != crc or [_crc(part) for part in parts] != [row[0] for row in rows]
                 times = last_ms, push_ms, failure_ms
@@ -208,12 +206,10 @@ class Journal:
 
     def load_cursors(self) -> list[CursorRow]:
         """Give every target's cursor, by name. Raise JournalUnavailableError."""
-        rows = self._all("SELECT target, seq, start_total, delivered, dropped FROM cursors ORDER BY target")
+        rows = self._all(schema.READ_CURSORS)
         return [
-            CursorRow(
-                target, seq, start_total, delivered, tuple((reason, samples) for reason, samples in json.loads(dropped))
-            )
-            for target, seq, start_total, delivered, dropped in rows
+            CursorRow(target.decode(errors="replace"), seq, start_total, delivered, _dropped(text))
+            for target, seq, start_total, delivered, text in rows
         ]
 
     def used_bytes(self) -> int:
@@ -391,6 +387,13 @@ def _group_values(group: GroupRow, seq: int) -> tuple[object, ...]:
         zlib.crc32(group.doubles),
         group.doubles,
     )
+
+
+def _dropped(text: bytes) -> tuple[tuple[str, int], ...]:
+    try:
+        return tuple((str(reason), int(samples)) for reason, samples in json.loads(text))
+    except (ValueError, TypeError):
+        return ()  # Damaged: what the account lacks then is booked as lost.
 
 
 def _cursor_values(cursor: CursorRow) -> tuple[str, int, int, int, str]:

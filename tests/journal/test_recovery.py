@@ -126,19 +126,6 @@ def test_lost_tables(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize(("gone", "newest"), [("groups", CURSOR.seq), ("cursors", ROWS)])
-def test_what_is_ahead_of_the_rows_bounds_the_sequence(tmp_path: Path, gone: str, newest: int) -> None:
-    """With rows and meta gone, new sequences still start above what a target has confirmed or a group's state knows."""
-    path = filled(tmp_path)
-    with sqlite3.connect(path) as connection:
-        for table in ("journal", "meta", gone):
-            connection.execute(f"DROP TABLE {table}")
-    connection.close()
-    journal = opened(tmp_path)
-    assert journal.end_seq == newest
-    journal.close()
-
-
 def test_newer_schema_is_left_alone(tmp_path: Path) -> None:
     """A file of a newer agent is refused as a configuration error and not changed."""
     path = filled(tmp_path)
@@ -210,15 +197,16 @@ def test_keys_and_deliveries_are_saved(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("notes", ["keys", "deliveries"])
-def test_no_number_comes_to_stand_for_another_push(tmp_path: Path, notes: str) -> None:
-    """With rows, totals and cursors gone, new sequences still start above what is noted of old ones."""
+@pytest.mark.parametrize(
+    ("left", "newest"), [("keys", 49), ("deliveries", 7), ("cursors", CURSOR.seq), ("groups", ROWS)]
+)
+def test_no_number_comes_to_stand_for_another_push(tmp_path: Path, left: str, newest: int) -> None:
+    """With the rows gone, new sequences still start above all that is confirmed, noted or known of old ones."""
     path = with_notes(tmp_path)
-    gone = {"journal", "meta", "cursors", "keys", "deliveries"} - {notes}
     with sqlite3.connect(path) as connection:
-        for table in gone:
+        for table in {"journal", "meta", "cursors", "keys", "deliveries", "groups"} - {left}:
             connection.execute(f"DROP TABLE {table}")
     connection.close()
     journal = opened(tmp_path)
-    assert journal.end_seq == {"keys": 49, "deliveries": 7}[notes]
+    assert journal.end_seq == newest
     journal.close()
