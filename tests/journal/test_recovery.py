@@ -214,7 +214,7 @@ def test_keys_and_deliveries_are_saved(tmp_path: Path) -> None:
 def test_no_number_comes_to_stand_for_another_push(tmp_path: Path, notes: str) -> None:
     """With rows, totals and cursors gone, new sequences still start above what is noted of old ones."""
     path = with_notes(tmp_path)
-    gone = {"journal", "meta", "cursors", "keys", "deliveries"} - {notes}
+    gone = {"journal", "meta", "cursors", "groups", "keys", "deliveries"} - {notes}
     with sqlite3.connect(path) as connection:
         for table in gone:
             connection.execute(f"DROP TABLE {table}")
