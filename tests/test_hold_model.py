@@ -149,7 +149,7 @@ class HoldMachine(RuleBasedStateMachine):
 
     def _push(self, job: str, names: list[str], ttl_ms: int, *, replace_all: bool) -> None:
         spelled = {"a": "a", "b1": 'b{n="1"}', "b2": 'b{n="2"}', "timed": "timed"}
-        stamps = {"timed": f" {START_MS + round(self.value)}"}
+        stamps = {"timed": f" {round(self.value)}"}
         body = "".join(f"{spelled[name]} {self.value}{stamps.get(name, '')}\n" for name in names)
         push = Push((("job", job),), replace_all, body.encode(), terms=Terms(ttl_ms))
         self.run(accept(push, self.committer, OPTIONS, self.clock_ms))

@@ -354,7 +354,7 @@ async def test_a_start_after_a_delete_finds_nothing_damaged(tmp_path: Path) -> N
 
 
 async def test_rows_are_known_when_their_groups_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row that is on disk, and whose group is not published yet, is not given to a reader that asks for known ones."""
+    """A row that is on disk before its group is published is not given to a reader that asks for known ones."""
     async with committing(tmp_path) as bench:
         seen: list[tuple[int, int, int]] = []
         commit = bench.journal.commit
