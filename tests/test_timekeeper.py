@@ -287,6 +287,24 @@ async def test_groups_are_looked_through_only_when_one_may_be_due(tmp_path: Path
         assert groups.soonest_ms == NOW_MS + FORGET_MS
 
 
+async def test_no_point_is_slept_through(tmp_path: Path) -> None:
+    """A point that begins while the timekeeper looks at the clock is not missed, however short the interval."""
+    async with keeping(tmp_path) as bench:
+        looks = 0
+
+        def clock() -> int:
+            nonlocal looks
+            looks += 1
+            return GRID_MS + INTERVAL_MS - (1 if looks == 1 else 0)
+
+        timekeeper = Timekeeper(bench.under.committer, HoldTimes(INTERVAL_MS), clock)
+        task = asyncio.create_task(timekeeper.run())
+        async with asyncio.timeout(0.5):
+            while bench.tick_ms < GRID_MS + INTERVAL_MS:
+                await bench.under.committer.wait_for_work(0, bench.under.committer.newest_tick)
+        task.cancel()
+
+
 async def test_it_goes_on_until_it_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that fails does not end it, and what was due is done at one of the next looks."""
     write, failures = None, 0
