@@ -102,6 +102,7 @@ class HoldMachine(RuleBasedStateMachine):
         self.clock_ms = START_MS
         self.value = 0.0
         self.models: dict[str, Model] = {}
+        self.newest: dict[str, tuple[list[str], int, bool]] = {}
         self.ends: Counter[Series] = Counter()
         self.journaled: Counter[Series] = Counter()
         self.seen_seq = 0
@@ -144,10 +145,18 @@ class HoldMachine(RuleBasedStateMachine):
     @rule(job=JOBS, names=NAMES, ttl_ms=TTLS_MS, replace_all=st.booleans())
     def push(self, job: str, names: list[str], ttl_ms: int, *, replace_all: bool) -> None:
         """PUT or POST new values."""
-        self.value += 1
+        self.newest[job] = names, ttl_ms, replace_all
         self._push(job, names, ttl_ms, replace_all=replace_all)
 
+    @rule(job=JOBS)
+    def push_again(self, job: str) -> None:
+        """Push as before, with new values: the everyday push, whose row is all that is written at once."""
+        if job in self.newest:
+            names, ttl_ms, replace_all = self.newest[job]
+            self._push(job, names, ttl_ms, replace_all=replace_all)
+
     def _push(self, job: str, names: list[str], ttl_ms: int, *, replace_all: bool) -> None:
+        self.value += 1
         spelled = {"a": "a", "b1": 'b{n="1"}', "b2": 'b{n="2"}', "timed": "timed"}
         stamps = {"timed": f" {round(self.value)}"}
         body = "".join(f"{spelled[name]} {self.value}{stamps.get(name, '')}\n" for name in names)
