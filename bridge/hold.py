@@ -159,12 +159,12 @@ class TargetHold:
         max_samples: int,
         own: Callable[[int], Points] = lambda _: ((), ()),
     ) -> None:
-        """Begin with the newest tick: a restart may have come before its round was over, and repeats it alike."""
+        """Begin with the newest tick: the agent may have ended before its round was over. It is repeated alike."""
         self._own = own
         self._groups = groups
         self._newest_tick = newest_tick
         self._max_samples = max_samples
-        self._round = Round(groups, Tick(), max_samples)
+        self._round = Round(groups, newest_tick(), max_samples)
 
     @property
     def tick(self) -> Tick:

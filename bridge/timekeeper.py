@@ -33,11 +33,13 @@ class Timekeeper:
     async def run(self) -> None:
         """Go on until cancelled; a disk that takes no writes only makes things late."""
         while True:
+            next_ms = grid_ms(self._now_ms(), self._times.interval_ms) + self._times.interval_ms
             try:
                 await self.step()
             except PushRefusedError as error:
                 _log.debug("time_waits", error=str(error))
-            left_s = (self._times.interval_ms - self._now_ms() % self._times.interval_ms) / 1000
+            # From before the step: a point that began meanwhile must not be slept through.
+            left_s = max(next_ms - self._now_ms(), 0) / 1000
             await asyncio.sleep(min(left_s, _LONGEST_STEP_S))
 
     async def step(self) -> None:

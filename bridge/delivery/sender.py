@@ -193,7 +193,7 @@ class Sender:
 
         One try: what failed is tried later, with what the groups are by then, and the journal does not wait for it.
         """
-        if self._clock_s() < self._next_repeat_s:
+        if self._stopping.is_set() or self._clock_s() < self._next_repeat_s:
             return False
         # What is not confirmed may be sent again after a crash, and would then follow the repeats.
         request = self._hold.request(self._confirmations.confirmed_seq, drained=drained)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.config import load
 from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError
@@ -351,6 +352,35 @@ def unwritable(journal: Path) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_start_after_a_delete_finds_nothing_damaged(tmp_path: Path) -> None:
+    """The row of a DELETE is not taken for a push that cannot be read."""
+    async with committing(tmp_path) as bench:
+        await bench.together(put("a"))
+        await bench.together(end("a"))
+    with capture_logs() as logs:
+        async with committing(tmp_path) as bench:
+            assert bench.live() == []
+    assert logs == []
+
+
+async def test_rows_are_known_when_their_groups_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is on disk before its group is published is not given to a reader that asks for known ones."""
+    async with committing(tmp_path) as bench:
+        seen: list[tuple[int, int, int]] = []
+        commit = bench.journal.commit
+        with JournalReader(bench.journal.path, lambda: bench.committer.known_seq) as reader:
+
+            def look_behind() -> bool:
+                wrote = commit()
+                seen.append((len(bench.rows()), len(reader.read(0, 10, 1000)), bench.committer.known_seq))
+                return wrote
+
+            monkeypatch.setattr(bench.journal, "commit", look_behind)
+            await bench.together(put("a"))
+            assert seen == [(1, 0, 0)]
+            assert (len(reader.read(0, 10, 1000)), bench.committer.known_seq) == (1, 1)
 
 
 @pytest.mark.parametrize("fault", [locked, unwritable])
