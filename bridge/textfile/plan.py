@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bridge.content import Content, Shape
 from bridge.groups import Group
 
-MOST_FILES, MOST_BYTES = 50, 1 << 20
+MOST_FILES, MOST_BYTES = 25, 1 << 20
 """In one transaction: pushes that wait for it must not wait long."""
 _SETTLED_NS = 2_000_000_000
 """A file may be written again within the grain of its time stamp; on some file systems that is two seconds."""

@@ -13,12 +13,13 @@ import structlog
 from bridge.textfile.scan import takes
 
 _log = structlog.get_logger(__name__)
-_DEBOUNCE_MS = 100
-_STEP_MS = 10
+_DEBOUNCE_MS = 200
+_STEP_MS = 50
+_STOP_S = 2.0
 
 
-async def watch(directories: Sequence[Path], tell: Callable[[], None]) -> None:
-    """Call `tell` after each change of a file that is ours, until cancelled; ends by itself when it cannot watch."""
+async def watch(directories: Sequence[Path], tell: Callable[[], None], stop: asyncio.Event) -> None:
+    """Call `tell` after each change of a file that is ours, until `stop`; ends by itself when it cannot watch."""
     from watchfiles import awatch  # noqa: PLC0415 - only for those who have directories
 
     own = {str(directory) for directory in directories}
@@ -30,9 +31,14 @@ async def watch(directories: Sequence[Path], tell: Callable[[], None]) -> None:
 
     try:
         changes = awatch(
-            *directories, watch_filter=concerns, debounce=_DEBOUNCE_MS, step=_STEP_MS, recursive=False,
+            *directories,
+            watch_filter=concerns,
+            debounce=_DEBOUNCE_MS,
+            step=_STEP_MS,
+            stop_event=stop,
+            recursive=False,
             ignore_permission_denied=True,
-        )  # fmt: skip
+        )
         async for _ in changes:
             tell()
     except (OSError, RuntimeError) as error:
@@ -46,6 +52,7 @@ class Watcher:
         """Call `tell` after changes."""
         self._tell = tell
         self._seen: dict[Path, tuple[int, int]] = {}
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def follow(self, seen: dict[Path, tuple[int, int]]) -> None:
@@ -54,13 +61,16 @@ class Watcher:
             await self.stop()
             self._seen = seen
             if seen:
-                self._task = asyncio.create_task(watch(list(seen), self._tell))
+                self._stopping = asyncio.Event()
+                self._task = asyncio.create_task(watch(list(seen), self._tell, self._stopping))
                 # What changed before the watch began was not told.
                 self._tell()
 
     async def stop(self) -> None:
         """Watch no more."""
+        self._stopping.set()
         if self._task is not None:
+            # Not by cancelling alone: a cancellation that meets a change is lost in the library's own.
+            await asyncio.wait([self._task], timeout=_STOP_S)
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
