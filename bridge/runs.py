@@ -18,7 +18,8 @@ METRIC_NAMES: Final = frozenset(
     expected_interval_seconds grace_seconds""".split()
 )
 """All that is read of a run."""
-_START: Final = f"{RUN_PREFIX}start_time_seconds"
+RUN_START: Final = f"{RUN_PREFIX}start_time_seconds"
+"""What every report of a run has."""
 _ENDINGS: Final = tuple(
     f"{RUN_PREFIX}{name}" for name in ("end_time_seconds", "duration_seconds", "exit_code", "success")
 )
@@ -38,7 +39,7 @@ def read_run(
     unless the group has a run that still goes on: then it is a part of that one.
     """
     names = content.shape.names
-    if _START in names:
+    if RUN_START in names:
         return _reported(content, group)
     if success_metric in names and not (known is not None and _goes_on(known, group.last_ms, max_runtime_ms)):
         return _pushed(content, group, success_metric)
@@ -67,7 +68,7 @@ def _goes_on(run: RunRow, now_ms: int, max_runtime_ms: int) -> bool:
 
 def _reported(content: Content, group: Group) -> RunRow | None:
     said = _said(content)
-    start_ms = _whole(said.get(_START), _SECOND_MS)
+    start_ms = _whole(said.get(RUN_START), _SECOND_MS)
     if not 0 < start_ms <= group.last_ms + FUTURE_LIMIT_MS:
         return None
     every_ms = max(0, _whole(said.get(f"{RUN_PREFIX}expected_interval_seconds"), _SECOND_MS))

@@ -12,7 +12,7 @@ from bridge.heartbeat import Fact, head_of
 from bridge.journal.rows import RunNote, RunRow
 from bridge.model import Labels
 from bridge.rules import Rules
-from bridge.runs import newer, read_run
+from bridge.runs import RUN_START, newer, read_run
 
 OVERDUE = "pushbridge_job_overdue"
 
@@ -61,16 +61,12 @@ class Schedule:
         group = change.group
         if not group.live:
             return group.id.key if known is not None else None
-        if not change.content.shape.names:
+        names, metric = change.content.shape.names, self.rules.find(group.id.labels).runs.success_metric
+        # Most pushes tell of no run.
+        if RUN_START not in names and metric not in names:
             return None
-        rule = self.rules.find(group.id.labels)
-        return read_run(
-            change.content,
-            group,
-            known,
-            success_metric=rule.runs.success_metric,
-            max_runtime_ms=self.rules.max_runtime_ms(group.id.labels),
-        )
+        max_runtime_ms = self.rules.max_runtime_ms(group.id.labels)
+        return read_run(change.content, group, known, success_metric=metric, max_runtime_ms=max_runtime_ms)
 
     def expected(self, group: Group, newest: RunRow | None) -> Expected | None:
         """When a group is expected, None when nobody said so or it was never heard of.
