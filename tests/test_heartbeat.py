@@ -37,7 +37,7 @@ def test_parts_add_what_they_know_at_that_moment() -> None:
     """A source is asked at each point; its labels stand over the agent's, and what it no longer says is left out."""
     facts: list[Fact] = [("pushbridge_job_overdue", (("job", "backup"),), 1.0)]
     heartbeat = Heartbeat("h:9091", {}, STARTED_MS)
-    heartbeat.add(lambda: facts)
+    heartbeat.add(lambda _: facts)
     overdue = {"__name__": "pushbridge_job_overdue", "job": "backup", "instance": "h:9091"}
     assert said(heartbeat, STARTED_MS)[2:] == [(overdue, 1.0)]
     facts[0] = ("pushbridge_job_overdue", (("job", "backup"),), 0.0)
