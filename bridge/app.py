@@ -217,8 +217,10 @@ class Agent:
 
     async def _keep_time(self) -> None:
         # What files tell of the time before the start comes before the first repeat, if they can be read at all.
+        # Not wait_for, which loses a cancellation that comes together with what it waits for (Python 3.11).
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._files.looked.wait(), _FIRST_LOOK_S)
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                await self._files.looked.wait()
         await self._timekeeper.run()
 
     async def _look_after_journal(self) -> None:

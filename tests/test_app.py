@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from bridge.app import Agent
@@ -114,3 +115,24 @@ async def test_a_series_of_another_group_is_refused(tmp_path: Path) -> None:
         answer = await http.put(f"{url}/metrics/job/j", data=b'a{instance="i"} 1\n')
         assert answer.status == 400
         assert "already pushed by the group" in await answer.text()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_an_agent_that_is_to_end_as_it_begins_ends(
+    tmp_path: Path, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop that comes just before the first look at files is done, by some turns of the loop, is not lost."""
+    agent = Agent(load("", "test", {"web": {"listen_address": "127.0.0.1:0"}, "storage": {"path": str(tmp_path)}}))
+    looked = agent._files.looked
+    done = looked.set
+
+    def stop(turns_left: int = turns) -> None:
+        agent.stopping.set()
+        if turns_left:
+            asyncio.get_running_loop().call_soon(stop, turns_left - 1)
+        else:
+            done()
+
+    monkeypatch.setattr(looked, "set", stop)
+    async with asyncio.timeout(10):
+        await agent.run()

@@ -93,7 +93,8 @@ class Files:
                 await watcher.follow({path: found for path, found in seen.items() if found is not None})
                 await asyncio.sleep(min(max(_LEAST_PAUSE_S, _SHARE * (monotonic() - started_s)), _MOST_PAUSE_S))
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), pause_s)
+                    async with asyncio.timeout(pause_s):
+                        await self._changed.wait()
         finally:
             await watcher.stop()
 
