@@ -9,8 +9,10 @@ import pytest
 from aiohttp import web
 
 from bridge.app import Agent
-from bridge.config import load
+from bridge.config import Config, load
+from bridge.journal.store import Journal
 from bridge.receiver import SampleStore, StoredSample, make_app
+from bridge.restore import load_groups
 
 
 @asynccontextmanager
@@ -25,11 +27,10 @@ async def receiver(store: SampleStore) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-@asynccontextmanager
-async def agent(directory: Path, *targets: str, **storage: str) -> AsyncIterator[str]:
-    """Run an agent in this process and end it in order."""
+def config_of(directory: Path, *targets: str, **storage: str) -> Config:
+    """The settings of an agent on a free port."""
     values: dict[str, object] = {"path": str(directory), **storage}
-    config = load(
+    return load(
         "",
         "test",
         {
@@ -38,7 +39,12 @@ async def agent(directory: Path, *targets: str, **storage: str) -> AsyncIterator
             "remote_write": {"targets": [{"url": url, "name": f"t{at}"} for at, url in enumerate(targets)]},
         },
     )
-    running = Agent(config)
+
+
+@asynccontextmanager
+async def agent(directory: Path, *targets: str, **storage: str) -> AsyncIterator[str]:
+    """Run an agent in this process and end it in order."""
+    running = Agent(config_of(directory, *targets, **storage))
     url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(running.run(url.set_result))
     try:
@@ -136,3 +142,30 @@ async def test_an_agent_that_is_to_end_as_it_begins_ends(
     monkeypatch.setattr(looked, "set", stop)
     async with asyncio.timeout(10):
         await agent.run()
+
+
+async def test_an_orderly_stop_leaves_nothing_to_replay(tmp_path: Path) -> None:
+    """When the agent has ended, the stored groups know every row."""
+    async with agent(tmp_path) as url, aiohttp.ClientSession() as http:
+        for value in range(5):
+            assert (await http.put(f"{url}/metrics/job/j", data=f"a {value}\n".encode())).status == 200
+    journal = Journal.open(tmp_path, max_bytes=1 << 26, now_ms=1)
+    groups, replayed = load_groups(journal, {})
+    assert (journal.end_seq, journal.state_seq, replayed) == (5, 5, set())
+    assert [part.values for group in groups.live() for part in group.parts] == [(4.0,)]
+    journal.close()
+
+
+async def test_an_agent_whose_committer_died_ends(tmp_path: Path) -> None:
+    """A fault of our own ends the agent with its cause: one that cannot write must not stay and look alive."""
+
+    def fault(_: object) -> None:
+        raise ZeroDivisionError
+
+    running = Agent(config_of(tmp_path))
+    task = asyncio.create_task(running.run())
+    asking = asyncio.create_task(running.committer.submit(fault))
+    async with asyncio.timeout(20):
+        with pytest.raises(ZeroDivisionError):
+            await task
+    asking.cancel()

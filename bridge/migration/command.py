@@ -15,6 +15,7 @@ import click
 
 from bridge.durations import parse_duration_s
 from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME
+from bridge.ingress.terms import TTL
 from bridge.migration.convert import (
     PushTimes,
     SourceGroup,
@@ -203,7 +204,7 @@ def import_groups(source: Peer, agent: Peer, ttl: str | None, overwrite: bool, d
     """
     headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "X-Push-Import": "true"}
     if ttl is not None:
-        headers["X-Push-TTL"] = ttl
+        headers[TTL] = ttl
     work = _Import(source, agent, headers, overwrite, dry_run)
     stopped = False
     try:
