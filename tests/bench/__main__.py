@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from tests.bench import table
+from tests.bench import hold, table
 from tests.bench.bodies import make_bodies
 from tests.bench.contenders import (
     CONTENDERS,
@@ -44,6 +44,7 @@ class Options:
     populate_seconds: float
     drain_seconds: float
     directory: Path
+    hold: str
     write: bool
 
 
@@ -58,6 +59,9 @@ def read_options(arguments: list[str]) -> Options:
     parser.add_argument("--populate-seconds", type=float, default=600.0, help="limit for the first push to each group")
     parser.add_argument("--drain-seconds", type=float, default=120.0, help="limit for delivering what is left")
     parser.add_argument("--directory", type=Path, default="/var/tmp", help="for journals; on a real disk, not tmpfs")  # noqa: S108
+    parser.add_argument(
+        "--hold", choices=("yes", "no", "only"), default="yes", help="a million held series (default yes, some minutes)"
+    )
     parser.add_argument("--write", action="store_true", help="put the results into tests/bench/README.md")
     given = vars(parser.parse_args(arguments))
     if unknown := set(given["only"].split(",")) - set(CONTENDERS):
@@ -70,7 +74,7 @@ def read_options(arguments: list[str]) -> Options:
 
 def measure_all(options: Options, url: str, directory: Path) -> Iterator[Row]:
     """Measure row by row, each contender in a fresh process and directory."""
-    for series in options.series:
+    for series in options.series if options.hold != "only" else ():
         for groups in options.groups:
             for contender in options.contenders:
                 if series * groups > contender.most_series:
@@ -138,7 +142,16 @@ def main(arguments: list[str]) -> int:
                 rows.append(row)
                 lines.append(table.write_row(row))
                 click.echo(lines[-1])
-    floors = list(table.find_floors(rows))
+            floors = list(table.find_floors(rows))
+            if options.hold != "no":
+                lines += ["", hold.write_head()]
+                click.echo("\n".join(lines[-2:]))
+            for series, groups in hold.SHAPES if options.hold != "no" else ():
+                with tempfile.TemporaryDirectory(dir=directory) as own:
+                    held = hold.measure_hold(f"{target.url}/api/v1/write", Path(own), series, groups)
+                lines.append(hold.write_row(held))
+                click.echo(lines[-1])
+                floors += hold.find_floors(held)
     lines += ["", *map(table.write_floor, floors)]
     click.echo("\n".join(lines[-1 - len(floors) :]))
     if options.write:
