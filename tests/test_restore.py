@@ -100,14 +100,18 @@ async def test_an_ended_group_is_no_damage(tmp_path: Path) -> None:
 
 
 async def test_deleted_and_pushed_again_in_one_transaction(tmp_path: Path) -> None:
-    """The failure time that the DELETE took away does not come back."""
+    """The failure time that the DELETE took away does not come back, not even when the push's row is damaged."""
     async with committing(tmp_path / "a") as bench:
         await asyncio.gather(take(bench, put("a 1\n")), take(bench, put("a eins\n")), return_exceptions=True)
         await asyncio.gather(end_group(JOB, bench.committer), take(bench, put("a 2\n")))
         assert (len(bench.seen.commits), bench.committer._unwritten) == (2, {key_of(JOB): None})
         shown = told(bench.committer.groups.get(key_of(JOB)))
-        found, _, log = start(await crashed(bench, tmp_path / "b"))
+        journal = await crashed(bench, tmp_path / "b")
+    found, _, log = start(journal)
     assert (told(found[key_of(JOB)]), found[key_of(JOB)].failure_ms, log) == (shown, 0, [])
+    change(journal, "UPDATE journal SET body = x'' WHERE seq = 4")
+    found, _, log = start(journal)
+    assert (found[key_of(JOB)].push_ms, found[key_of(JOB)].failure_ms, log) == (0, 0, [])
 
 
 BROKEN = b"\x04abcd"
