@@ -27,14 +27,15 @@ from bridge.journal.history import History
 from bridge.journal.reader import JournalReader
 from bridge.journal.store import Journal
 from bridge.pipeline import PushOptions
-from bridge.restore import load_groups, load_ledger
+from bridge.restore import load_groups, load_ledger, load_schedule
 from bridge.rules import Rules
-from bridge.telemetry import AccountCollector, FileCollector, Telemetry
+from bridge.telemetry import AccountCollector, FileCollector, OverdueCollector, Telemetry
 from bridge.textfile.files import Files, check_directories
 from bridge.textfile.intake import Intake
 from bridge.timekeeper import Timekeeper
 from bridge.web.listener import Listener
 from bridge.web.receipts import Receipts
+from bridge.web.runs import RunList
 from bridge.web.server import Site
 
 _log = structlog.get_logger(__name__)
@@ -75,7 +76,9 @@ class Agent:
                 rows_saved=self._journal.recovery.rows_saved,
             )
         try:
+            rules = Rules(config.rules)
             groups, replayed = load_groups(self._journal, external)
+            schedule = load_schedule(self._journal, rules, external)
             ledger = load_ledger(self._journal, [target.target for target in config.remote_write])
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
@@ -87,6 +90,7 @@ class Agent:
             groups,
             ledger,
             replayed=replayed,
+            schedule=schedule,
             now_ms=now_ms,
             when_full=config.storage.when_full,
             observer=self.telemetry,
@@ -97,17 +101,19 @@ class Agent:
         self._timekeeper = Timekeeper(self.committer, times, now_ms)
         instance = f"{socket.gethostname()}:{self._socket.getsockname()[1]}"
         self._heartbeat = Heartbeat(instance, external, now_ms())
+        self._heartbeat.add(lambda at_ms: schedule.facts(groups.live(), at_ms), about_agent=False)
         self.telemetry.registry.register(AccountCollector(self._journal, self._readers[0], ledger, groups, now_ms))
+        self.telemetry.registry.register(OverdueCollector(schedule, groups, now_ms))
         self.stopping = asyncio.Event()
         options = self._push_options()
         self._site = self._make_site(options)
         intake = Intake(self.committer, options, self.telemetry, now_ms)
         self._files = Files(config, socket.gethostname(), intake)
         self.telemetry.registry.register(FileCollector(self._files.facts))
-        self._heartbeat.add(self._files.facts)
+        self._heartbeat.add(lambda _: self._files.facts())
 
     def _push_options(self) -> PushOptions:
-        config, push, rules = self.config, self.config.push, Rules(self.config.rules)
+        config, push, rules = self.config, self.config.push, self.committer.schedule.rules
         flatten = FlattenOptions(
             config.global_.external_labels,
             canonical_bucket_labels=push.bucket_labels == "canonical",
@@ -124,6 +130,7 @@ class Agent:
             options,
             self.committer,
             Receipts(self.committer, self._history, self._journal.id),
+            RunList(self.committer, self._history, self._now_ms),
             self.telemetry,
             self._now_ms,
             self._now_ms(),
@@ -176,7 +183,8 @@ class Agent:
 
     def _sender(self, target: RemoteWrite, session: aiohttp.ClientSession) -> Sender:
         ledger = self.committer.ledger
-        reader = JournalReader(self._journal.path)
+        # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
+        reader = JournalReader(self._journal.path, lambda: self.committer.known_seq)
         self._readers.append(reader)
         max_samples = target.queue_config.max_samples_per_send
         hold = TargetHold(
@@ -209,6 +217,7 @@ class Agent:
 
     async def _keep_time(self) -> None:
         # What files tell of the time before the start comes before the first repeat, if they can be read at all.
+        # Not wait_for, which loses a cancellation that comes together with what it waits for (Python 3.11).
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_LOOK_S):
                 await self._files.looked.wait()
@@ -226,6 +235,7 @@ class Agent:
                     await self.committer.write_states()
                     while await self.committer.trim(int(self.config.storage.retention * 1000)):
                         pass
+                    await self.committer.trim_runs(int(self.config.push.forget_after * 1000))
             except PushRefusedError as error:
                 _log.debug("journal_unavailable", error=str(error))
 

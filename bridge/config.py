@@ -1,6 +1,6 @@
 """Every setting, declared once: name, type, default, help. Frozen after loading.
 
-Owns the YAML file, its errors (key and line) and the parsing of sizes and addresses. The command
+Owns the YAML file, its errors (key and line) and the parsing of addresses. The command
 line builds its flags from these declarations; nothing else invents a default.
 """
 
@@ -26,13 +26,8 @@ from pydantic import (
 from bridge.durations import parse_duration_s, parse_ttl_ms
 from bridge.errors import ConfigError
 from bridge.regex import compile_anchored
+from bridge.sizes import parse_size_bytes
 
-_SIZE = re.compile(r"(\d+)\s*([KMGT]i?B|B)?", re.ASCII)
-_SIZE_FACTORS: dict[str | None, int] = {None: 1, "B": 1} | {
-    f"{prefix}{suffix}": base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for suffix, base in (("iB", 1024), ("B", 1000))
-}
 _LOOKBACK_S = 300
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _LISTS = {"remote_write": "targets", "textfile": "directories"}
@@ -43,17 +38,6 @@ RESERVED_HEADERS = frozenset(
     proxy-authorization www-authenticate accept-encoding x-prometheus-remote-write-version
     x-prometheus-remote-read-version x-amz-date x-amz-security-token x-amz-content-sha256 retry-attempt""".split()
 )
-
-
-def parse_size_bytes(text: object) -> int:
-    """Bytes of a size such as `1GiB`, `64MB` or a plain number; ValueError otherwise."""
-    if isinstance(text, int) and not isinstance(text, bool):
-        return int(text)
-    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
-    if match is None:
-        msg = f"not a size: got {text!r}, want for example 64MiB, 1GB or a number of bytes"
-        raise ValueError(msg)
-    return int(match[1]) * _SIZE_FACTORS[match[2]]
 
 
 def _positive(value: float) -> float:
@@ -195,11 +179,28 @@ class Push(_Section):
     )
 
 
+class RunsRule(_Section):
+    """How runs are read from the pushes of jobs that do not report them."""
+
+    success_metric: str = Field(
+        default="", description="Each push with this metric is a run; it succeeded when the value is not 0."
+    )
+
+
 class Rule(_Section):
     """What holds for the groups that match; the first rule that matches a group is the only one."""
 
     match: dict[str, str] = Field(description="Grouping label to pattern (RE2, anchored); all must match.")
     ttl: Ttl | None = Field(default=None, description="In place of push.default_ttl.")
+    expect_every: Annotated[Duration, AfterValidator(_positive)] | None = Field(
+        default=None, description="A run, or a push where there are no runs, is expected this often."
+    )
+    grace: Duration = Field(default="0", description="How late it may be.")  # type: ignore[assignment]
+    max_runtime: Annotated[Duration, AfterValidator(_positive)] = Field(
+        default="24h",  # type: ignore[assignment]
+        description="A run that started longer ago and has not ended is lost.",
+    )
+    runs: RunsRule = Field(default=RunsRule(), description="Runs of jobs that only push.")
 
     @field_validator("match")
     @classmethod
@@ -210,6 +211,13 @@ class Rule(_Section):
                 raise ValueError(msg)
             compile_anchored(pattern)
         return match
+
+    @model_validator(mode="after")
+    def _late_for_something(self) -> "Rule":
+        if self.grace and self.expect_every is None:
+            msg = "grace needs expect_every"
+            raise ValueError(msg)
+        return self
 
 
 class Textfile(_Section):

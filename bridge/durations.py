@@ -3,11 +3,12 @@
 import re
 
 _DURATION = re.compile(
-    r"(?:(\d+)y)?(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?",
+    "".join(rf"(?:(\d{{1,15}}){unit})?" for unit in ("y", "w", "d", "h", "m(?!s)", "s", "ms")),
     re.ASCII,
 )
 _DURATION_SECONDS = (365 * 86400, 7 * 86400, 86400, 3600, 60, 1, 0.001)
-
+_LONGEST_S = 290 * 365 * 86400
+"""About as long as Prometheus' own can be; sums with times in ms stay far below what SQLite takes."""
 
 FOREVER_MS = 1 << 62
 """Longer than any time: what `inf` means."""
@@ -26,4 +27,8 @@ def parse_duration_s(text: object) -> float:
     if match is None:
         msg = f"not a duration: got {text!r}, want for example 30s, 1h30m or 7d"
         raise ValueError(msg)
-    return sum(int(count) * unit for count, unit in zip(match.groups(), _DURATION_SECONDS, strict=True) if count)
+    seconds = sum(int(count) * unit for count, unit in zip(match.groups(), _DURATION_SECONDS, strict=True) if count)
+    if seconds > _LONGEST_S:
+        msg = f"too long a duration: got {text!r}, want at most 290y"
+        raise ValueError(msg)
+    return seconds

@@ -19,6 +19,8 @@ from bridge.wire.remote_write import cut_doubles, label_bytes, pack_doubles
 LOOKBACK_MS = 5 * 60 * 1000
 """How long an instant query sees a sample: what is sent once stays known for as long."""
 PUSH_TIME, PUSH_FAILURE_TIME = "push_time_seconds", "push_failure_time_seconds"
+RUN_PREFIX = "pushbridge_run_"
+"""Begins the names of what is said of a run, by whoever runs the job: a PUT of the job itself does not replace it."""
 _SEPARATOR = b"\xff"
 _BEHIND_SOURCE = b"\xfe"
 _SECOND_MS = 1000
@@ -139,21 +141,30 @@ def next_ms(group: Group, now_ms: int) -> int:
 def store(group: Group, content: Content, now_ms: int, *, replace_all: bool, ttl_ms: int = NEVER_MS) -> Change:
     """Apply PUT (`replace_all`) or POST: what the group holds then, and which series ended.
 
-    `ttl_ms` is how long it holds that: `NEVER_MS` until it is deleted, 0 for samples that are never repeated.
+    A PUT replaces all but the run's own families; of those it replaces what it brings, like a POST. `ttl_ms` is how
+    long the group holds that: `NEVER_MS` until it is deleted, 0 for samples that are never repeated.
     Raises BadPushError when a family that stays has a series of the push under another family's name.
     """
     arrival_ms = next_ms(group, now_ms)
-    if replace_all:
-        parts: tuple[Content, ...] = (content,) if content.shape.families else ()
-    elif any(part.shape is content.shape for part in group.parts):
-        parts = tuple([content if part.shape is content.shape else part for part in group.parts])
+    staying = (
+        [run for part in group.parts if (run := _run_of(part, content)) is not None] if replace_all else group.parts
+    )
+    if any(part.shape is content.shape for part in staying):
+        parts = tuple([content if part.shape is content.shape else part for part in staying])
     else:
-        kept = [part for old in group.parts if (part := old.without(content.shape.names)) is not None]
+        kept = [part for old in staying if (part := old.without(content.shape.names)) is not None]
         _check_kept(kept, content)
         parts = (*kept, content) if content.shape.families else tuple(kept)
     expires_ms = NEVER_MS if ttl_ms == NEVER_MS else arrival_ms + (ttl_ms or LOOKBACK_MS)
     after = Group(group.id, arrival_ms, arrival_ms, group.failure_ms, True, parts, expires_ms, ttl_ms > 0)
     return Change("put" if replace_all else "post", after, content, ended_between(group.parts, parts))
+
+
+def _run_of(part: Content, content: Content) -> Content | None:
+    """What a PUT of `content` leaves of a part."""
+    if part.shape is content.shape:
+        return part
+    return part.without(frozenset(name for name in part.shape.names if not name.startswith(RUN_PREFIX)))
 
 
 def _check_kept(kept: Sequence[Content], content: Content) -> None:

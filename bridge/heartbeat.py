@@ -12,7 +12,11 @@ from bridge.wire.remote_write import label_bytes, value_bytes
 
 JOB = "pushbridge"
 Fact = tuple[str, Labels, float]
-"""Metric name, labels beside `job` and `instance` of the agent, value."""
+"""Metric name, labels, value."""
+Source = Callable[[int], Iterable[Fact]]
+"""Gives facts for a point of the grid, in ms."""
+_Series = tuple[bool, str, Labels]
+"""Whether it is about the agent, metric name, labels."""
 
 
 class Heartbeat:
@@ -20,27 +24,37 @@ class Heartbeat:
 
     def __init__(self, instance: str, external: Mapping[str, str], started_ms: int) -> None:
         """Speak as `job="pushbridge"` and `instance`, with the external labels."""
-        self._labels = {**external, "job": JOB, "instance": instance}
+        self._beneath = {True: {**external, "job": JOB, "instance": instance}, False: external}
         self._started_s = started_ms / 1000
-        self._sources: list[Callable[[], Iterable[Fact]]] = []
-        self._heads: dict[tuple[str, Labels], bytes] = {}
+        self._sources: list[tuple[Source, bool]] = []
+        self._heads: dict[_Series, bytes] = {}
 
-    def add(self, source: Callable[[], Iterable[Fact]]) -> None:
-        """Say what `source` gives, too. Its labels stand over the agent's own."""
-        self._sources.append(source)
+    def add(self, source: Source, *, about_agent: bool = True) -> None:
+        """Say what `source` gives, too.
+
+        Its labels stand over the agent's `job` and `instance`; what is not about the agent does not get these at all,
+        so that a group without an instance does not look like one on the agent's.
+        """
+        self._sources.append((source, about_agent))
 
     def points(self, at_ms: int) -> tuple[list[bytes], list[bytes]]:
         """Heads and doubles of everything that is to be said at a point of the grid; none before the start."""
         if at_ms < self._started_s * 1000:
             return [], []
-        facts: list[Fact] = [("pushbridge_up", (), 1.0), ("pushbridge_start_time_seconds", (), self._started_s)]
-        for source in self._sources:
-            facts += source()
-        heads = {
-            (name, labels): self._heads.get((name, labels)) or self._head(name, labels) for name, labels, _ in facts
-        }
-        self._heads = heads
-        return [heads[name, labels] for name, labels, _ in facts], [value_bytes(value) for _, _, value in facts]
+        facts: list[tuple[_Series, float]] = [
+            ((True, "pushbridge_up", ()), 1.0),
+            ((True, "pushbridge_start_time_seconds", ()), self._started_s),
+        ]
+        for source, about_agent in self._sources:
+            facts += [((about_agent, name, labels), value) for name, labels, value in source(at_ms)]
+        self._heads = {series: self._heads.get(series) or self._head(series) for series, _ in facts}
+        return [self._heads[series] for series, _ in facts], [value_bytes(value) for _, value in facts]
 
-    def _head(self, name: str, labels: Labels) -> bytes:
-        return make_head(label_bytes(tuple({**self._labels, **dict(labels), "__name__": name}.items())))
+    def _head(self, series: _Series) -> bytes:
+        about_agent, name, labels = series
+        return head_of(name, labels, self._beneath[about_agent])
+
+
+def head_of(name: str, labels: Labels, beneath: Mapping[str, str]) -> bytes:
+    """Head of a series with these labels, which stand over those `beneath`."""
+    return make_head(label_bytes(tuple({**beneath, **dict(labels), "__name__": name}.items())))

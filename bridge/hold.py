@@ -71,13 +71,15 @@ def held_points(group: Group, at_ms: int) -> Points:
     return heads, doubles
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tick:
     """A point of the grid whose time has come."""
 
     at_ms: int = 0
     seq: int = 0
-    """A target gets it once it has every journal row up to here: they are all older."""
+    """A target gets it once it has every journal row up to here."""
+    keys: tuple[bytes, ...] = ()
+    """The groups that there were. Each has rows up to `seq`, or it has changed since and is newer than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +101,32 @@ class Round:
     groups: Groups
     tick: Tick
     max_samples: int
-    own: Callable[[int], Points]
+    own: Points = ((), ())
     """What the agent says of itself; it comes first."""
-    _keys: list[bytes] | None = None
-    _position: int = -1
+    start: int = 0
+    """Which of the groups comes first; the others follow in a circle."""
+    _position: int = 0
+    """0 for the agent's own, then the groups."""
     _offset: int = 0
-    _next: tuple[int, int] = (-1, 0)
+    _next: tuple[int, int] = (0, 0)
+
+    @property
+    def behind(self) -> int:
+        """Where a round begins that goes on with the groups that were not tried."""
+        return self.start + max(self._next[0] - 1, 0)
 
     def request(self) -> HeldRequest | None:
         """The next request, the same again until `sent`; None when the round is over."""
-        if self._keys is None:
-            self._keys = [group.id.key for group in self.groups.live()]
         heads: list[bytes] = []
         doubles: list[bytes] = []
         position, offset = self._position, self._offset
-        while position < len(self._keys) and len(heads) < self.max_samples:
-            more_heads, more_doubles = (
-                self.own(self.tick.at_ms)
-                if position < 0
-                else held_points(self.groups.get(self._keys[position]), self.tick.at_ms)
-            )
-            room = self.max_samples - len(heads)
-            heads += more_heads[offset : offset + room]
-            doubles += more_doubles[offset : offset + room]
-            if len(more_heads) > offset + room:
-                offset += room
+        while position <= len(self.tick.keys) and len(heads) < self.max_samples:
+            more_heads, more_doubles = self._points(position)
+            stop = offset + self.max_samples - len(heads)
+            heads += more_heads[offset:stop]
+            doubles += more_doubles[offset:stop]
+            if len(more_heads) > stop:
+                offset = stop
                 break
             position, offset = position + 1, 0
         self._next = position, offset
@@ -131,13 +134,23 @@ class Round:
             return None
         return HeldRequest(snappy_block.compress(encode_samples(heads, doubles, self.tick.at_ms)), len(heads))
 
+    def _points(self, position: int) -> Points:
+        if position == 0:
+            return self.own
+        keys = self.tick.keys
+        return held_points(self.groups.get(keys[(self.start + position - 1) % len(keys)]), self.tick.at_ms)
+
     def sent(self) -> None:
         """Go on behind the newest request."""
         self._position, self._offset = self._next
 
 
 class TargetHold:
-    """What one target gets repeated: a round for every tick, and only the newest tick's."""
+    """What one target gets repeated: a round for every tick, and only the newest tick's.
+
+    A tick that comes before the round is over ends it; the next one begins where it was, so that a slow target, or
+    one that does not take a request, gets all groups less often, not some of them never.
+    """
 
     def __init__(
         self,
@@ -146,14 +159,17 @@ class TargetHold:
         max_samples: int,
         own: Callable[[int], Points] = lambda _: ((), ()),
     ) -> None:
-        """Begin with the first tick after the newest one."""
+        """Begin with the newest tick: the agent may have ended before its round was over. It is repeated alike."""
         self._own = own
         self._groups = groups
         self._newest_tick = newest_tick
         self._max_samples = max_samples
-        self._round: Round | None = None
-        self.tick = newest_tick()
+        self._round = Round(groups, newest_tick(), max_samples)
+
+    @property
+    def tick(self) -> Tick:
         """The tick that this target is at."""
+        return self._round.tick
 
     def request(self, cursor: int, *, drained: bool) -> HeldRequest | None:
         """What is to be sent now, the same again until `sent`; None when nothing is due.
@@ -162,13 +178,11 @@ class TargetHold:
         """
         tick = self._newest_tick()
         if tick is not self.tick:
-            self.tick = tick
-            self._round = Round(self._groups, tick, self._max_samples, self._own)
-        if self._round is None or (cursor < tick.seq and not drained):
+            self._round = Round(self._groups, tick, self._max_samples, self._own(tick.at_ms), self._round.behind)
+        if cursor < tick.seq and not drained:
             return None
         return self._round.request()
 
     def sent(self) -> None:
         """Go on behind the newest request."""
-        if self._round is not None:
-            self._round.sent()
+        self._round.sent()

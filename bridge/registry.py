@@ -11,7 +11,6 @@ from typing import TypeVar
 from bridge.content import Content
 from bridge.errors import BadPushError
 from bridge.groups import Group, group_id, key_of, spell_group, spell_series
-from bridge.journal.rows import NEVER_MS
 from bridge.model import MetricType
 from bridge.wire.head import labels_of
 
@@ -29,8 +28,8 @@ class Groups:
     """Family name -> type -> number of parts with it."""
     _source_owners: dict[bytes, bytes] = field(default_factory=dict)
     """Series -> group of those that come from no push: their keys do not follow from their labels."""
-    soonest_ms: int = NEVER_MS
-    """Nothing in any group ends before this; whoever ends things sets it anew."""
+    soonest_ms: int = 0
+    """No group's parts end before this; whoever ends things sets it anew."""
 
     def get(self, key: bytes) -> Group:
         """The group under this key; a group that never was is empty and not live."""
@@ -43,9 +42,8 @@ class Groups:
     def publish(self, groups: Iterable[Group]) -> None:
         """Take over states that are on disk."""
         for group in groups:
-            soonest_ms = group.expires_ms if group.parts else group.last_ms
-            if soonest_ms < self.soonest_ms and group.live:
-                self.soonest_ms = soonest_ms
+            if group.parts and group.expires_ms < self.soonest_ms:
+                self.soonest_ms = group.expires_ms
             before = self._by_key.get(group.id.key)
             self._by_key[group.id.key] = group
             change = group.live - (before.live if before else False)

@@ -1,4 +1,4 @@
-"""What the agent knew before it started: groups and cursors, as the journal has them.
+"""What the agent knew before it started: groups, runs and cursors, as the journal has them.
 
 Owns what becomes of what is damaged or gone. The journal is open for writing already.
 """
@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import structlog
 
-from bridge.encode import decode_group, replay, samples_of
-from bridge.groups import group_id
+from bridge.encode import decode_group, encode_group, replay, samples_of
+from bridge.groups import group_id, spell_group
+from bridge.journal.history import History
 from bridge.journal.ledger import Ledger, add_dropped, pending
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Batch, CursorRow, GroupRow
 from bridge.journal.store import Journal
 from bridge.registry import Groups
+from bridge.rules import Rules
+from bridge.schedule import Schedule
 
 _log = structlog.get_logger(__name__)
 _REPLAY_SAMPLES = 100_000
@@ -24,27 +27,38 @@ _REPLAY_BYTES = 1 << 24
 def load_groups(journal: Journal, external: Mapping[str, str]) -> tuple[Groups, set[bytes]]:
     """Bring the groups back as they were, and tell which of them know more than what is stored of them.
 
-    One that cannot be read is logged and keeps nothing but its times.
+    One that cannot be read is logged and keeps nothing but its times; one of which nobody can say whose it was goes.
     """
     groups = Groups(external)
-    emptied: list[GroupRow] = []
+    stored_seqs: dict[bytes, int] = {}
+    emptied: list[bytes] = []
+    nobodys: list[GroupRow] = []
     for row in journal.load_groups():
         try:
-            group = decode_group(row, group_id(row.key, external))
+            identity = group_id(row.key, external)
         except ValueError as error:
-            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=str(error))
-            emptied.append(replace(row, doubles=b"", parts=(), damaged=False))
-            group = decode_group(emptied[-1], group_id(row.key, external))
+            _log.error("group_damaged", group=row.key.decode(errors="replace"), error=f"its key: {error}")
+            nobodys.append(replace(row, last_ms=0, live=False, doubles=b"", parts=()))
+            continue
+        try:
+            group = decode_group(row, identity)
+        except ValueError as error:
+            _log.error("group_damaged", group=spell_group(row.key), error=str(error))
+            emptied.append(row.key)
+            group = decode_group(replace(row, doubles=b"", parts=(), damaged=False), identity)
         groups.publish([group])
-    if emptied:
-        journal.write(Batch(groups=tuple(emptied)))
+        stored_seqs[row.key] = row.seq
+    replayed = _replay(journal, groups, stored_seqs)
+    if emptied or nobodys:
+        rows = (replace(encode_group(groups.get(key), None), parts=()) for key in emptied)
+        journal.write(Batch(groups=(*rows, *nobodys)))
         journal.commit()
-    return groups, _replay(journal, groups)
+    return groups, replayed.difference(emptied)
 
 
-def _replay(journal: Journal, groups: Groups) -> set[bytes]:
+def _replay(journal: Journal, groups: Groups, stored_seqs: Mapping[bytes, int]) -> set[bytes]:
     """Let the rows behind the stored states tell what became of their groups."""
-    known_ms: dict[bytes, int] = {}
+    replayed: set[bytes] = set()
     after_seq = journal.state_seq
     with JournalReader(journal.path) as reader:
         while entries := reader.read(after_seq, _REPLAY_SAMPLES, _REPLAY_BYTES):
@@ -52,19 +66,26 @@ def _replay(journal: Journal, groups: Groups) -> set[bytes]:
             samples: dict[bytes, dict[bytes, float]] = {}
             arrivals_ms: dict[bytes, int] = {}
             for entry in entries:
-                group = groups.find(entry.group)
-                # The state that was stored with a row, or after it, knows that row.
-                if group is None or entry.damaged or entry.arrival_ms <= known_ms.get(entry.group, group.last_ms):
+                if entry.damaged or entry.seq <= stored_seqs.get(entry.group, entry.seq):
                     continue
                 try:
                     samples.setdefault(entry.group, {}).update(samples_of(entry.body))
                 except ValueError as error:
                     _log.error("row_damaged", seq=entry.seq, error=str(error))
                 else:
-                    known_ms.setdefault(entry.group, group.last_ms)
                     arrivals_ms[entry.group] = entry.arrival_ms
             groups.publish([replay(groups.get(key), at_ms, samples[key]) for key, at_ms in arrivals_ms.items()])
-    return set(known_ms)
+            replayed.update(arrivals_ms)
+    return replayed
+
+
+def load_schedule(journal: Journal, rules: Rules, external: Mapping[str, str]) -> Schedule:
+    """Bring the newest run of each group back."""
+    history = History(journal.path)
+    try:
+        return Schedule(rules, external, history.newest_runs())
+    finally:
+        history.close()
 
 
 def load_ledger(journal: Journal, targets: list[str]) -> Ledger:

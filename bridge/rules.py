@@ -11,27 +11,40 @@ from bridge.model import Labels
 from bridge.regex import compile_anchored
 
 _REMEMBERED = 1 << 14
+_SECOND_MS = 1000
+_NO_RULE = Rule(match={})
 
 
 class Rules:
     """The rules, ready to be asked."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule] = ()) -> None:
         """Take rules whose patterns were checked."""
         self._rules = [
             (rule, [(name, compile_anchored(pattern)) for name, pattern in rule.match.items()]) for rule in rules
         ]
-        self.find: Callable[[Labels], Rule | None] = lru_cache(_REMEMBERED)(self._find)
-        """The first rule that matches a group, None when none does."""
+        self.find: Callable[[Labels], Rule] = lru_cache(_REMEMBERED)(self._find)
+        """The first rule that matches a group; one that sets nothing when none does."""
+        self.expect_something = any(rule.expect_every is not None for rule in rules)
+        """Whether there is a rule that says how often a group is expected."""
 
-    def _find(self, grouping: Labels) -> Rule | None:
+    def _find(self, grouping: Labels) -> Rule:
         labels = dict(grouping)
         for rule, matchers in self._rules:
             if all(matches(labels.get(name, "")) for name, matches in matchers):
                 return rule
-        return None
+        return _NO_RULE
 
     def ttl_ms(self, grouping: Labels, default_ms: int) -> int:
         """How long a group holds what a push without a TTL of its own brings."""
         rule = self.find(grouping)
-        return default_ms if rule is None or rule.ttl is None else rule.ttl
+        return default_ms if rule.ttl is None else rule.ttl
+
+    def expected_ms(self, grouping: Labels) -> tuple[int, int]:
+        """How often a group is expected and how late it may be; 0 when it is not."""
+        rule = self.find(grouping)
+        return round((rule.expect_every or 0) * _SECOND_MS), round(rule.grace * _SECOND_MS)
+
+    def max_runtime_ms(self, grouping: Labels) -> int:
+        """How long a run of a group may take."""
+        return round(self.find(grouping).max_runtime * _SECOND_MS)

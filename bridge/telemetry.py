@@ -22,6 +22,7 @@ from bridge.journal.ledger import Ledger, pending
 from bridge.journal.reader import JournalReader
 from bridge.journal.store import Journal
 from bridge.registry import Groups
+from bridge.schedule import Schedule, present
 
 _log = structlog.get_logger(__name__)
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -220,6 +221,27 @@ class AccountCollector(Collector):
                 now_ms = self._now_ms()
                 age.add_metric([name], max(0, now_ms - (now_ms if oldest_ms is None else oldest_ms)) / 1000)
         yield from (delivered, waiting, dropped, age)
+
+
+class OverdueCollector(Collector):
+    """Which jobs are overdue, asked at each scrape."""
+
+    def __init__(self, schedule: Schedule, groups: Groups, now_ms: Clock) -> None:
+        """Read from these, whose owner runs on the same loop as the scrape."""
+        self._schedule = schedule
+        self._groups = groups
+        self._now_ms = now_ms
+
+    def collect(self) -> Iterator[Metric]:
+        """Give a value for each group that is expected, with the group's labels."""
+        overdue = GaugeMetricFamily(
+            "pushbridge_job_overdue", "1 when a run, or a push, is late by more than its grace."
+        )
+        now_ms = self._now_ms()
+        for expected in self._schedule.all_expected(self._groups.live()):
+            labels = dict(present(expected.group.id.labels))
+            overdue.add_sample(overdue.name, labels, float(expected.is_overdue(now_ms)))
+        yield overdue
 
 
 class FileCollector(Collector):

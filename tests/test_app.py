@@ -5,11 +5,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from bridge.app import Agent
-from bridge.config import load
+from bridge.config import Config, load
+from bridge.journal.store import Journal
 from bridge.receiver import SampleStore, StoredSample, make_app
+from bridge.restore import load_groups
 
 
 @asynccontextmanager
@@ -24,11 +27,10 @@ async def receiver(store: SampleStore) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-@asynccontextmanager
-async def agent(directory: Path, *targets: str, **storage: str) -> AsyncIterator[str]:
-    """Run an agent in this process and end it in order."""
+def config_of(directory: Path, *targets: str, **storage: str) -> Config:
+    """The settings of an agent on a free port."""
     values: dict[str, object] = {"path": str(directory), **storage}
-    config = load(
+    return load(
         "",
         "test",
         {
@@ -37,7 +39,12 @@ async def agent(directory: Path, *targets: str, **storage: str) -> AsyncIterator
             "remote_write": {"targets": [{"url": url, "name": f"t{at}"} for at, url in enumerate(targets)]},
         },
     )
-    running = Agent(config)
+
+
+@asynccontextmanager
+async def agent(directory: Path, *targets: str, **storage: str) -> AsyncIterator[str]:
+    """Run an agent in this process and end it in order."""
+    running = Agent(config_of(directory, *targets, **storage))
     url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(running.run(url.set_result))
     try:
@@ -114,3 +121,51 @@ async def test_a_series_of_another_group_is_refused(tmp_path: Path) -> None:
         answer = await http.put(f"{url}/metrics/job/j", data=b'a{instance="i"} 1\n')
         assert answer.status == 400
         assert "already pushed by the group" in await answer.text()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_an_agent_that_is_to_end_as_it_begins_ends(
+    tmp_path: Path, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop that comes just before the first look at files is done, by some turns of the loop, is not lost."""
+    agent = Agent(load("", "test", {"web": {"listen_address": "127.0.0.1:0"}, "storage": {"path": str(tmp_path)}}))
+    looked = agent._files.looked
+    done = looked.set
+
+    def stop(turns_left: int = turns) -> None:
+        agent.stopping.set()
+        if turns_left:
+            asyncio.get_running_loop().call_soon(stop, turns_left - 1)
+        else:
+            done()
+
+    monkeypatch.setattr(looked, "set", stop)
+    async with asyncio.timeout(10):
+        await agent.run()
+
+
+async def test_an_orderly_stop_leaves_nothing_to_replay(tmp_path: Path) -> None:
+    """When the agent has ended, the stored groups know every row."""
+    async with agent(tmp_path) as url, aiohttp.ClientSession() as http:
+        for value in range(5):
+            assert (await http.put(f"{url}/metrics/job/j", data=f"a {value}\n".encode())).status == 200
+    journal = Journal.open(tmp_path, max_bytes=1 << 26, now_ms=1)
+    groups, replayed = load_groups(journal, {})
+    assert (journal.end_seq, journal.state_seq, replayed) == (5, 5, set())
+    assert [part.values for group in groups.live() for part in group.parts] == [(4.0,)]
+    journal.close()
+
+
+async def test_an_agent_whose_committer_died_ends(tmp_path: Path) -> None:
+    """A fault of our own ends the agent with its cause: one that cannot write must not stay and look alive."""
+
+    def fault(_: object) -> None:
+        raise ZeroDivisionError
+
+    running = Agent(config_of(tmp_path))
+    task = asyncio.create_task(running.run())
+    asking = asyncio.create_task(running.committer.submit(fault))
+    async with asyncio.timeout(20):
+        with pytest.raises(ZeroDivisionError):
+            await task
+    asking.cancel()

@@ -1,7 +1,8 @@
 import pytest
 
-from bridge.config import load, parse_size_bytes, split_address
+from bridge.config import load, split_address
 from bridge.errors import ConfigError
+from bridge.sizes import parse_size_bytes
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,9 @@ def test_defaults() -> None:
         ("remote_write:\n  - url: http://x/\n  - url: http://x/\n", r"two remote_write targets are called 'x/'"),
         ("remote_write:\n  - url: http://x/\n    headers:\n      Host: y\n", r"c.yml:3: .*Host is a reserved header"),
         ("remote_write:\n  - url: http://x/\n    sigv4: {}\n", r"c.yml:3: unknown key remote_write.0.sigv4"),
+        ("rules:\n  - match: {}\n    grace: 1h\n", r"c.yml:2: rules.0: grace needs expect_every"),
+        ("rules:\n  - match: {}\n    expect_every: 0\n", r"c.yml:3: rules.0.expect_every: must be more than 0"),
+        ("rules:\n  - match: {}\n    runs: {metric: a}\n", r"c.yml:3: unknown key rules.0.runs.metric"),
         ("a: [", r"c.yml:1: not valid YAML"),
         ("- a\n", r"want a mapping"),
         ("storage:\n  when_full: explode\n", r"c.yml:2: storage.when_full: .*'reject' or 'drop_oldest'.*got 'explode'"),

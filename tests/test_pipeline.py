@@ -25,6 +25,7 @@ OTHER: Labels = (("instance", "i"), ("job", "j"))
 OPTIONS = PushOptions(FlattenOptions({}, max_series=5000), max_body_bytes=MIB)
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PAIR = 'a{n="1"} 1\nb 1\n'
+RUN = "pushbridge_run_start_time_seconds 1\npushbridge_run_success 1\n"
 PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 
 
@@ -71,6 +72,11 @@ def protobuf(name: str, value: float) -> bytes:
     return bytes([family.ByteSize()]) + family.SerializeToString()
 
 
+def ran(number: float) -> dict[str, float]:
+    """What a group holds of a run."""
+    return {"pushbridge_run_start_time_seconds": number, "pushbridge_run_success": number}
+
+
 async def test_an_accepted_push_is_on_disk(tmp_path: Path) -> None:
     """When a push is accepted its samples and the two push times are in the journal, with the time of arrival."""
     async with committing(tmp_path) as bench:
@@ -94,6 +100,10 @@ async def test_an_accepted_push_is_on_disk(tmp_path: Path) -> None:
         pytest.param([post("a 1\n"), post("b 2\n"), put("c 3\n")], {"c": 3.0}, ["a", "b"], id="put replaces all posts"),
         pytest.param([put("a 1\n"), put("")], {}, ["a"], id="empty put"),
         pytest.param([put("a 1\n"), post("")], {"a": 1.0}, [], id="empty post"),
+        pytest.param([put("a 1\n"), post(RUN), put("b 2\n")], {**ran(1), "b": 2.0}, ["a"], id="put keeps the run"),
+        pytest.param([post(f"a 1\n{RUN}"), put("")], ran(1), ["a"], id="empty put keeps the run"),
+        pytest.param([post(RUN), put(RUN.replace("1", "2"))], ran(2), [], id="put of the run replaces it"),
+        pytest.param([post(RUN), put("a 1\n"), put("a 2\n")], {**ran(1), "a": 2.0}, [], id="puts beside the run"),
         pytest.param([put("")], {}, [], id="empty put of a new group"),
         pytest.param([post("")], {}, [], id="empty post of a new group"),
         pytest.param([put("push_time_seconds 7\na 1\n")], {"a": 1.0}, [], id="own gauges are not the job's"),

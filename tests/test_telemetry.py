@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import structlog
-from prometheus_client import CollectorRegistry
+from hypothesis import example, given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.exposition import generate_latest
 
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Settled
-from bridge.telemetry import AccountCollector, Telemetry
+from bridge.telemetry import AccountCollector, Distribution, Telemetry
 from tests.journal.test_committer import MIB, NOW_MS, Bench, bulky, committing, end, put
 
 
@@ -154,3 +157,21 @@ async def test_a_journal_that_cannot_be_read_costs_one_figure(accounts: Accounts
     assert value(accounts.registry, "oldest_pending_age_seconds", target="ahead") is None
     assert value(accounts.registry, "samples_pending", target="ahead") == 3
     assert value(accounts.registry, "groups") == 1
+
+
+BOUNDS = (0.5, 1.0, 2.5, 100.0)
+
+
+@given(st.lists(st.floats(0, 1e9) | st.sampled_from(BOUNDS) | st.sampled_from([0.0, float("inf")]), max_size=30))
+@example([])
+@example([*BOUNDS, 0.49999, 0.50001])
+def test_a_distribution_shows_what_the_librarys_histogram_shows(observed: list[float]) -> None:
+    """Buckets, their names, count and sum are those of prometheus-client; only the time of creation is left out."""
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    distribution = Distribution("pushbridge_x_seconds", "Says x.", BOUNDS, ours)
+    histogram = Histogram("pushbridge_x_seconds", "Says x.", buckets=BOUNDS, registry=theirs)
+    for value in observed:
+        distribution.observe(value)
+        histogram.observe(value)
+    shown = [line for line in generate_latest(theirs).splitlines() if b"_created" not in line]
+    assert generate_latest(ours).splitlines() == shown

@@ -7,19 +7,17 @@ journal, HTTP and metrics are given in; what a status means is `outcome`, how lo
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, backoff_s, delay_s
 from bridge.delivery.batch import Batch, Request, plan_batch
+from bridge.delivery.confirmations import Confirm, Confirmations
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
 from bridge.delivery.throttle import ThrottledLog
-from bridge.errors import JournalFullError, JournalUnavailableError
+from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry, Settled
-
-MAX_UNCONFIRMED = 4
-"""Batches that may wait for the journal to write their confirmation; a crash sends at most these again."""
 
 GATHER_S = 0.05
 """A request that was not full is followed by the next one no sooner: a request costs as much as several pushes."""
@@ -92,10 +90,6 @@ class Hold(Protocol):
         ...
 
 
-Confirm = Callable[[str, Sequence[Settled]], Awaitable[None]]
-"""(target, what became of the rows, in order); returns when that is durable."""
-
-
 @dataclass(frozen=True, slots=True)
 class Fate:
     """What became of the samples of a request."""
@@ -155,7 +149,7 @@ class Sender:
         self._backoff_s = min_backoff_s, max_backoff_s
         self._stopping = asyncio.Event()
         self._log = ThrottledLog(name, url, clock_s)
-        self._ledger = _Ledger(name, confirm, self._journal_failed)
+        self._confirmations = Confirmations(name, cursor, confirm, self._journal_failed)
 
     async def run(self) -> None:
         """Deliver until `stop` or cancellation.
@@ -165,9 +159,9 @@ class Sender:
         leaves as an ExceptionGroup.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._ledger.run())
+            group.create_task(self._confirmations.run())
             await self._deliver()
-            self._ledger.close()
+            self._confirmations.close()
 
     def stop(self) -> None:
         """Ask `run` to finish: the batch in hand is sent on, but a failed request is not waited for again."""
@@ -175,7 +169,7 @@ class Sender:
 
     async def _deliver(self) -> None:
         while not self._stopping.is_set():
-            await self._ledger.room()
+            await self._confirmations.room()
             await self._repeat(drained=False)
             batch = await self._next_batch()
             if batch is None:
@@ -191,7 +185,7 @@ class Sender:
                 delivered += fate.delivered
                 dropped.update(fate.dropped)
                 words = words or fate.words
-            self._ledger.add(Settled(batch.first_seq, batch.last_seq, delivered, dropped, words))
+            self._confirmations.add(Settled(batch.first_seq, batch.last_seq, delivered, dropped, words))
             self._seq = batch.last_seq
 
     async def _repeat(self, *, drained: bool) -> bool:
@@ -199,7 +193,10 @@ class Sender:
 
         One try: what failed is tried later, with what the groups are by then, and the journal does not wait for it.
         """
-        request = None if self._clock_s() < self._next_repeat_s else self._hold.request(self._seq, drained=drained)
+        if self._stopping.is_set() or self._clock_s() < self._next_repeat_s:
+            return False
+        # What is not confirmed may be sent again after a crash, and would then follow the repeats.
+        request = self._hold.request(self._confirmations.confirmed_seq, drained=drained)
         if request is None:
             return False
         outcome = await self._post(request, self._held_failures)
@@ -231,15 +228,18 @@ class Sender:
         # On the loop's thread on purpose. sqlite3 gives up the GIL for every row, and a worker thread gets it
         # back only after a switch interval (5 ms) while the loop is busy: 2000 rows would take seconds. Here they
         # take a few milliseconds, the limits bound each read, and a request comes between any two of them.
-        if (wait_s := self._next_read_s - self._clock_s()) > 0:
-            await self._unless_stopped(self._sleep(wait_s))
+        while (wait_s := self._next_read_s - self._clock_s()) > 0:
+            if not await self._repeat(drained=False):
+                await self._unless_stopped(self._sleep(wait_s))
         try:
             entries = self._reader.read(self._seq, self._max_samples, self._max_body_bytes)
         except JournalUnavailableError as error:
             await self._unless_stopped(self._journal_failed("read", 1, error))
             return None
         if not entries:
-            if not await self._repeat(drained=True):
+            if self._confirmations.waits:
+                await self._unless_stopped(self._confirmations.all_confirmed())
+            elif not await self._repeat(drained=True):
                 pause_s = self._next_repeat_s - self._clock_s()
                 pauses = [self._sleep(pause_s)] if pause_s > 0 else []
                 await self._unless_stopped(self._wait_for_work(self._seq), *pauses)
@@ -312,62 +312,3 @@ class Sender:
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()
-
-
-class _Ledger:
-    """Confirmations on their way to disk, so that sending does not wait for each fsync.
-
-    What piles up during one write goes out with the next; a write that fails is repeated with its
-    numbers, because a later sequence number alone would lose the counts.
-    """
-
-    def __init__(self, target: str, confirm: Confirm, failed: Callable[[str, int, Exception], Awaitable[None]]) -> None:
-        self._target = target
-        self._confirm = confirm
-        self._failed = failed
-        self._settled: list[Settled] = []
-        self._unconfirmed = 0
-        self._closed = False
-        self._work = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-
-    async def room(self) -> None:
-        """Return when fewer than `MAX_UNCONFIRMED` batches wait for their confirmation."""
-        await self._room.wait()
-
-    def add(self, settled: Settled) -> None:
-        """Take over one settled batch."""
-        self._settled.append(settled)
-        self._unconfirmed += 1
-        self._work.set()
-        if self._unconfirmed >= MAX_UNCONFIRMED:
-            self._room.clear()
-
-    def close(self) -> None:
-        """Let `run` return once everything taken over is confirmed."""
-        self._closed = True
-        self._work.set()
-
-    async def run(self) -> None:
-        while True:
-            await self._work.wait()
-            if not self._settled:
-                return
-            settled, self._settled = self._settled, []
-            if not self._closed:
-                self._work.clear()
-            await self._write(settled)
-            self._unconfirmed -= len(settled)
-            self._room.set()
-
-    async def _write(self, settled: Sequence[Settled]) -> None:
-        attempt = 0
-        while True:
-            try:
-                await self._confirm(self._target, settled)
-            except (JournalUnavailableError, JournalFullError) as error:
-                attempt += 1
-                await self._failed("confirm", attempt, error)
-            else:
-                return

@@ -25,6 +25,7 @@ from bridge.journal.rows import Settled
 from bridge.journal.staging import Operation, Staging
 from bridge.journal.store import Journal
 from bridge.registry import Groups
+from bridge.schedule import Schedule
 
 _log = structlog.get_logger(__name__)
 _TRIM_ROWS = 1000
@@ -82,16 +83,18 @@ class Committer:
         ledger: Ledger,
         *,
         replayed: Iterable[bytes] = (),
+        schedule: Schedule | None = None,
         now_ms: Callable[[], int],
         when_full: WhenFull,
         observer: CommitObserver,
     ) -> None:
-        """Own `journal` from now on; `groups` and `ledger` change only here.
+        """Own `journal` from now on; `groups`, `ledger` and `schedule` change only here.
 
         `replayed` are groups that know more than what is stored of them.
         """
         self.groups = groups
         self.ledger = ledger
+        self.schedule = schedule or Schedule()
         self._journal = journal
         self._now_ms = now_ms
         self._when_full = when_full
@@ -102,8 +105,10 @@ class Committer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._news = News()
         self._settled = Milestones()
-        self.newest_tick = Tick(journal.tick_ms, journal.end_seq)
-        """The newest point of the grid; none is due until the first one of this run."""
+        self.known_seq = journal.end_seq
+        """Newest row that `groups` know of. The disk may be ahead for a moment; nobody may act on what it has more."""
+        self.newest_tick = self._tick(journal.tick_ms)
+        """The newest point of the grid."""
         self._unwritten = dict.fromkeys(replayed)
         """Groups whose newest rows tell more than their stored state."""
         self.failure: str | None = None
@@ -131,7 +136,7 @@ class Committer:
 
     async def wait_for_work(self, after_seq: int, tick: Tick) -> None:
         """Return when there are committed rows after `after_seq`, or a newer point of the grid."""
-        while self._journal.end_seq <= after_seq and self.newest_tick is tick:
+        while self.known_seq <= after_seq and self.newest_tick is tick:
             await self._news.wait()
 
     async def wait_for_cursor(self, target: str, seq: int) -> None:
@@ -192,6 +197,11 @@ class Committer:
         deleted = int(await self.submit(operation))
         self.groups.forget_ended(before_ms)
         return deleted
+
+    async def trim_runs(self, life_ms: int) -> None:
+        """Forget runs that began longer ago than this."""
+        before_ms = self._now_ms() - life_ms
+        await self.submit(lambda _: self._journal.trim_runs(before_ms))
 
     def _trim(self, before_ms: int) -> int:
         through_seq = min(self.ledger.floor(self._journal.end_seq), self._journal.state_seq)
@@ -260,8 +270,12 @@ class Committer:
                 item.done.set_result(result)
         return _Attempt(staging, None, all_dropped=True)
 
+    def _tick(self, at_ms: int) -> Tick:
+        return Tick(at_ms, self.known_seq, tuple([group.id.key for group in self.groups.live()]))
+
     def _staging(self) -> Staging:
-        return Staging(self._now_ms(), self.groups, self.ledger, self._journal, self.newest_tick.at_ms)
+        tick_ms = self.newest_tick.at_ms
+        return Staging(self._now_ms(), self.groups, self.ledger, self._journal, tick_ms, self.schedule)
 
     async def _write(self, staging: Staging, operations: int) -> None:
         started = perf_counter()
@@ -270,6 +284,8 @@ class Committer:
         wrote = await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         self.groups.publish(staging.groups.values())
         self.ledger.publish(staging.cursors, staging.deliveries.values())
+        self.known_seq = self._journal.end_seq
+        self.schedule.publish(staging.runs)
         for row in batch.groups:
             self._unwritten.pop(row.key, None)
         self._unwritten.update(dict.fromkeys(untold))
@@ -277,7 +293,7 @@ class Committer:
             self.failure = None
         self._observer.committed(operations, perf_counter() - started)
         if staging.ticked:
-            self.newest_tick = Tick(staging.tick_ms, self._journal.end_seq)
+            self.newest_tick = self._tick(staging.tick_ms)
         for target, cursor in staging.cursors.items():
             self._settled.advance(target, cursor.seq)
         if staging.records or staging.ticked:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import JournalUnavailableError
-from bridge.journal import notes
+from bridge.journal import notes, run_table
 from bridge.journal.recovery import connect_read_only
-from bridge.journal.rows import DeliveryRow
+from bridge.journal.rows import DeliveryRow, RunRow
+from bridge.journal.run_table import KnownRun, RunQuestion
 
 _PUSHES = frozenset({"put", "post", "delete"})
 _SELECT = "SELECT seq, arrival_ms, grp, operation, samples FROM journal"
@@ -86,6 +87,20 @@ class History:
         """Give what is known of these rows at a target. Raise JournalUnavailableError."""
         try:
             return notes.find_deliveries(self._connection, target, first_seq, last_seq)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def newest_runs(self) -> list[RunRow]:
+        """Give the newest run of each group that has not ended since. Raise JournalUnavailableError."""
+        try:
+            return run_table.newest(self._connection)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def runs(self, question: RunQuestion) -> list[KnownRun]:
+        """Give the runs that are asked for, newest first. Raise JournalUnavailableError."""
+        try:
+            return run_table.find(self._connection, question)
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 

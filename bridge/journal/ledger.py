@@ -63,16 +63,16 @@ def confirm(cursor: CursorRow, settled: Settled) -> CursorRow:
 def note_delivery(newest: DeliveryRow | None, target: str, settled: Settled, now_ms: int) -> DeliveryRow:
     """What to remember of rows that are settled: more of the newest note if it is of the same kind and moment.
 
-    The time of a note is when the last of its rows were settled, so that none is before the push came.
+    The time of a note is that of its first rows and stays: a receipt that was given must not change.
     """
     reason = " ".join(sorted(settled.dropped))
     if (
         newest is not None
         and newest.last_seq + 1 == settled.first_seq
         and (newest.reason, newest.words) == (reason, settled.words)
-        and newest.at_ms // _MOMENT_MS == now_ms // _MOMENT_MS
+        and 0 <= now_ms - newest.at_ms < _MOMENT_MS
     ):
-        return replace(newest, last_seq=settled.last_seq, at_ms=max(newest.at_ms, now_ms))
+        return replace(newest, last_seq=settled.last_seq)
     return DeliveryRow(target, settled.first_seq, settled.last_seq, now_ms, reason, settled.words)
 
 

@@ -1,12 +1,14 @@
 """What the journal file notes beside pushes and groups: idempotency keys, and what became of the rows at each target.
 
-Owns the SQL of these tables and their bounds. Transactions and errors are the `Journal`'s business.
+Owns the SQL of these tables and their bounds; that of runs is `run_table`'s. Transactions and errors are the
+`Journal`'s business.
 """
 
 import sqlite3
 from contextlib import closing
 from itertools import takewhile
 
+from bridge.journal import run_table
 from bridge.journal.rows import Batch, DeliveryRow, KeyRow
 
 MOST_KEYS = 200_000
@@ -33,6 +35,7 @@ def write(connection: sqlite3.Connection, batch: Batch) -> None:
             "INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?, ?, ?)",
             [(row.target, row.first_seq, row.last_seq, row.at_ms, row.reason, row.words) for row in batch.deliveries],
         )
+    run_table.write(connection, batch.runs)
 
 
 def find_key(connection: sqlite3.Connection, group: bytes, key: str) -> KeyRow | None:

@@ -5,12 +5,16 @@ Owns the checksum test of what comes back. Writing, trimming and cursors must no
 
 import sqlite3
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from bridge.errors import JournalUnavailableError
+from bridge.journal import schema
 from bridge.journal.recovery import connect_read_only
 from bridge.journal.rows import Entry
+
+_ALL = (1 << 63) - 1
 
 
 class JournalReader:
@@ -19,13 +23,14 @@ class JournalReader:
     The file must exist: open the `Journal` first. Each `read` sees what was committed before it began.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the journal file `path`. Raise JournalUnavailableError if it cannot be opened."""
+    def __init__(self, path: Path, through_seq: Callable[[], int] = lambda: _ALL) -> None:
+        """Open the journal file `path`; `read` gives rows up to `through_seq`. Raise JournalUnavailableError."""
         try:
             self._connection = connect_read_only(path)
         except sqlite3.Error as error:
             raise JournalUnavailableError("io_error", f"cannot open the journal {path}: {error}") from error
         self._path = path
+        self._through_seq = through_seq
 
     def read(self, after_seq: int, max_samples: int, max_bytes: int) -> list[Entry]:
         """Give rows with `seq > after_seq` in order until the next would exceed either limit.
@@ -36,9 +41,7 @@ class JournalReader:
         entries: list[Entry] = []
         samples_left, bytes_left = max_samples, max_bytes
         try:
-            rows = self._connection.execute(
-                "SELECT seq, samples, arrival_ms, crc, grp, body FROM journal WHERE seq > ? ORDER BY seq", (after_seq,)
-            )
+            rows = self._connection.execute(schema.READ_ROWS, (after_seq, self._through_seq()))
             try:
                 for seq, samples, arrival_ms, crc, group, body in rows:
                     samples_left -= samples

@@ -23,11 +23,12 @@ _LARGEST_ROWID = (1 << 63) - 1
 
 # A body whose checksum is wrong is copied too: the reader reports it, and the target counts its samples.
 _SALVAGED: dict[str, tuple[type, ...]] = {
-    "groups": (bytes, int, int, int, int, int, int, int, bytes),
+    "groups": (bytes, int, int, int, int, int, int, int, int, bytes),
     "group_parts": (bytes, int, int, bytes, bytes),
     "journal": (int, int, bytes, str, int, int, int, bytes),
     "keys": (bytes, str, bytes, int, int, int),
     "deliveries": (str, int, int, int, str, str),
+    "runs": (bytes, *(int,) * 9),
 }
 
 Row = tuple[object, ...]
@@ -97,9 +98,12 @@ def open_database(directory: Path, now_ms: int) -> tuple[sqlite3.Connection, Rec
 
 def _is_damage(error: BaseException) -> bool:
     """Tell a broken file from a disk or a lock that may be better later."""
-    # SQLite quotes what it could not read in its messages, and Python fails at decoding that.
+    # SQLite quotes what it could not read in its messages, and Python fails at decoding that. A damaged number of the
+    # file's format has no code of its own.
     return (
-        isinstance(error, UnicodeDecodeError) or getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE_CODES
+        isinstance(error, UnicodeDecodeError)
+        or getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE_CODES
+        or str(error) == "unsupported file format"
     )
 
 
@@ -245,6 +249,7 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
     # What is noted of a number must not come to stand for another push.
     (seen,) = target.execute(
         "SELECT coalesce(max(seq), 0) FROM (SELECT max(seq) AS seq FROM journal"
+        " UNION ALL SELECT max(seq) FROM groups"
         " UNION ALL SELECT max(last_seq) FROM keys UNION ALL SELECT max(last_seq) FROM deliveries)"
     ).fetchone()
     state = (

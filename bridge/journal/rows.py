@@ -70,6 +70,8 @@ class GroupRow:
     """None when they are as stored."""
     damaged: bool = False
     """A stored checksum does not match: what the group held is lost."""
+    seq: int = 0
+    """Newest row when it was stored, which the journal adds: what the group is now says all of its rows up to here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,31 @@ class Settled:
     words: str = ""
 
 
+UNKNOWN = -1
+"""What a run does not say of itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One execution of a job. Group and start tell it from others."""
+
+    group: bytes
+    start_ms: int
+    end_ms: int = 0
+    """0 before it has ended."""
+    success: bool = False
+    exit_code: int = UNKNOWN
+    duration_ms: int = UNKNOWN
+    max_rss_bytes: int = UNKNOWN
+    every_ms: int = 0
+    """The next run is expected so long after this one, 0 for no such promise."""
+    grace_ms: int = 0
+
+
+RunNote = RunRow | bytes
+"""What is new of a run, or the key of a group that ended: what ran in it until then is history."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one transaction writes: rows in order, group states after them (each group once), cursor moves."""
@@ -139,3 +166,5 @@ class Batch:
     """Newest point of the grid; 0 says nothing new."""
     keys: tuple[KeyRow, ...] = ()
     deliveries: tuple[DeliveryRow, ...] = ()
+    runs: tuple[RunNote, ...] = ()
+    """In their order."""

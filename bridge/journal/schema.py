@@ -11,7 +11,9 @@ FILE_NAME = "journal.db"
 # journal.total is the number of samples ever accepted up to and including the row: it lets recovery find the
 # total again when the meta table is lost. body stands last so that the other columns are read without it.
 # meta.tick_ms is the newest point of the grid for which repeats may have been sent.
-# meta.state_seq: rows behind it may tell values of their groups that the groups table does not have yet.
+# meta.state_seq: rows behind it may tell values of their groups that the groups table does not have yet; those up to
+# a group's own seq do not.
+# runs.closed is 1 once the group has ended; -1 stands for what a run does not say.
 # meta.last_seq keeps sequence numbers from being given out again after the newest rows were removed.
 TABLES = {
     "journal": """CREATE TABLE journal (
@@ -25,6 +27,7 @@ TABLES = {
         body BLOB NOT NULL)""",
     "groups": """CREATE TABLE groups (
         key BLOB PRIMARY KEY NOT NULL,
+        seq INTEGER NOT NULL,
         last_ms INTEGER NOT NULL,
         push_ms INTEGER NOT NULL,
         failure_ms INTEGER NOT NULL,
@@ -62,6 +65,18 @@ TABLES = {
         reason TEXT NOT NULL,
         words TEXT NOT NULL,
         PRIMARY KEY (target, first_seq))""",
+    "runs": """CREATE TABLE runs (
+        grp BLOB NOT NULL,
+        start_ms INTEGER NOT NULL,
+        end_ms INTEGER NOT NULL,
+        success INTEGER NOT NULL,
+        exit_code INTEGER NOT NULL,
+        duration_ms INTEGER NOT NULL,
+        max_rss_bytes INTEGER NOT NULL,
+        every_ms INTEGER NOT NULL,
+        grace_ms INTEGER NOT NULL,
+        closed INTEGER NOT NULL,
+        PRIMARY KEY (grp, start_ms))""",
     "meta": "CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL)",
 }
 """Table name to the statement that makes it; every table has a rowid, so that recovery can walk each by number."""
@@ -69,9 +84,21 @@ TABLES = {
 META = frozenset({"schema_version", "journal_id", "accepted_total", "last_seq", "state_seq", "tick_ms"})
 """Names in the meta table."""
 
+# In a damaged file a value may have another type than its column; as the right type it fails its checksum.
+READ_ROWS = """SELECT seq, CAST(samples AS INTEGER), CAST(arrival_ms AS INTEGER), crc, CAST(grp AS BLOB),
+    CAST(body AS BLOB) FROM journal WHERE seq > ? AND seq <= ? ORDER BY seq"""
+READ_GROUPS = """SELECT CAST(key AS BLOB), CAST(seq AS INTEGER), CAST(last_ms AS INTEGER), CAST(push_ms AS INTEGER),
+    CAST(failure_ms AS INTEGER), live, CAST(expires_ms AS INTEGER), hold, crc, CAST(doubles AS BLOB)
+    FROM groups ORDER BY key"""
+READ_CURSORS = """SELECT CAST(target AS BLOB), CAST(seq AS INTEGER), CAST(start_total AS INTEGER),
+    CAST(delivered AS INTEGER), CAST(dropped AS BLOB) FROM cursors ORDER BY target"""
+READ_PARTS = """SELECT crc, CAST(families AS BLOB), CAST(heads AS BLOB) FROM group_parts
+    WHERE grp = ? ORDER BY position"""
+
 FILL = (
     "CREATE INDEX journal_arrival ON journal (arrival_ms)",
     "CREATE INDEX keys_at ON keys (at_ms)",
+    "CREATE INDEX runs_start ON runs (start_ms)",
     f"INSERT INTO meta VALUES ('schema_version', {VERSION}), ('journal_id', abs(random() % {1 << 32}))",  # noqa: S608
     "INSERT INTO meta VALUES ('accepted_total', 0), ('last_seq', 0), ('state_seq', 0), ('tick_ms', 0)",
 )

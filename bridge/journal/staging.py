@@ -4,15 +4,28 @@ Owns what an operation may see and add. When it is written, and what comes of it
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bridge.encode import encode_change, encode_group
 from bridge.groups import Change, Group
 from bridge.journal.ledger import Ledger, confirm, note_delivery
-from bridge.journal.rows import Batch, CursorRow, DeliveryRow, GroupRow, KeyRow, Record, Settled
+from bridge.journal.rows import Batch, CursorRow, DeliveryRow, GroupRow, KeyRow, Record, RunNote, RunRow, Settled
 from bridge.journal.store import Journal
 from bridge.registry import Groups
+from bridge.runs import newer
+from bridge.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a transaction had come."""
+
+    records: int
+    runs: int
+    groups: dict[bytes, Group]
+    due: set[bytes]
+    newest_runs: dict[bytes, RunRow | None]
 
 
 @dataclass(slots=True)
@@ -25,6 +38,7 @@ class Staging:
     journal: Journal
     tick_ms: int
     """Newest point of the grid: groups that exist may have been repeated with it as their time."""
+    schedule: Schedule = field(default_factory=Schedule)
     groups: dict[bytes, Group] = field(default_factory=dict)
     cursors: dict[str, CursorRow] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
@@ -34,6 +48,9 @@ class Staging:
     keys: dict[tuple[bytes, str], KeyRow] = field(default_factory=dict)
     deliveries: dict[tuple[str, int], DeliveryRow] = field(default_factory=dict)
     ticked: bool = False
+    runs: list[RunNote] = field(default_factory=list)
+    newest_runs: dict[bytes, RunRow | None] = field(default_factory=dict)
+    """Where this transaction changes them."""
 
     def group(self, key: bytes) -> Group:
         """The group as this transaction will leave it."""
@@ -61,21 +78,35 @@ class Staging:
         self.keys[row.group, row.key] = row
 
     def add(self, change: Change) -> None:
-        """Add what a push does: rows for delivery and the group's new state."""
+        """Add what a push does: rows for delivery, the group's new state, and the run that it tells of."""
+        change = self._follow_run(change)
         key, records = change.group.id.key, encode_change(change)
         self.records.extend(records)
         self.groups[key] = change.group
         if not records:
             self.due.add(key)
 
-    def mark(self) -> tuple[int, dict[bytes, Group]]:
-        """Remember groups and rows as they are now, for `undo`."""
-        return len(self.records), dict(self.groups)
+    def _follow_run(self, change: Change) -> Change:
+        key = change.group.id.key
+        known = self.newest_runs[key] if key in self.newest_runs else self.schedule.newest(key)
+        note = self.schedule.note(change, known)
+        if note is not None:
+            self.runs.append(note)
+            self.newest_runs[key] = newer(known, note)
+        elif change.group.live:
+            return change
+        ended = self.schedule.ended(self.group(key), known, change.group, self.newest_runs.get(key))
+        return replace(change, ended=(*change.ended, *ended)) if ended else change
 
-    def undo(self, mark: tuple[int, dict[bytes, Group]]) -> None:
+    def mark(self) -> "Mark":
+        """Remember what `add` did so far, for `undo`."""
+        return Mark(len(self.records), len(self.runs), dict(self.groups), set(self.due), dict(self.newest_runs))
+
+    def undo(self, mark: "Mark") -> None:
         """Take back what was added since the mark."""
-        rows, self.groups = mark
-        del self.records[rows:]
+        del self.records[mark.records :]
+        del self.runs[mark.runs :]
+        self.groups, self.due, self.newest_runs = mark.groups, mark.due, mark.newest_runs
 
     def confirm(self, target: str, settled: Iterable[Settled]) -> None:
         """Move a target's cursor."""
@@ -118,6 +149,7 @@ class Staging:
             self.tick_ms if self.ticked else 0,
             tuple(self.keys.values()),
             tuple(self.deliveries.values()),
+            tuple(self.runs),
         )
         return batch, untold
 

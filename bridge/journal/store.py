@@ -9,12 +9,12 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError
-from bridge.journal import notes, schema
+from bridge.journal import notes, run_table, schema
 from bridge.journal.directory import free_bytes, lock_directory
 from bridge.journal.recovery import Recovery, connect, open_database
 from bridge.journal.rows import Batch, CursorRow, GroupRow, KeyRow, PartRow, Record
@@ -92,12 +92,8 @@ class Journal:
 
     def touch(self) -> None:
         """Write something without meaning. Raise JournalFullError, JournalUnavailableError."""
-        try:
-            self._begin()
+        with self._changing():
             self._connection.execute("UPDATE meta SET value = value WHERE name = 'last_seq'")
-            self._used = self._used_pages()
-        except sqlite3.Error as error:
-            self._fail(error)
 
     def write(self, batch: Batch) -> int | None:
         """Add a batch to the current transaction and give the sequence number of its first record.
@@ -169,17 +165,13 @@ class Journal:
     def load_groups(self) -> Iterator[GroupRow]:
         """Give every stored group with its parts, in key order. Raise JournalUnavailableError."""
         try:
-            for key, last_ms, push_ms, failure_ms, live, expires_ms, hold, crc, doubles in self._connection.execute(
-                "SELECT * FROM groups ORDER BY key"
-            ):
-                rows = self._connection.execute(
-                    "SELECT crc, families, heads FROM group_parts WHERE grp = ? ORDER BY position", (key,)
-                ).fetchall()
+            groups = self._connection.execute(schema.READ_GROUPS)
+            for key, seq, last_ms, push_ms, failure_ms, live, expires_ms, hold, crc, doubles in groups:
+                rows = self._connection.execute(schema.READ_PARTS, (key,)).fetchall()
                 parts = tuple(PartRow(families, heads) for _, families, heads in rows)
                 damaged = zlib.crc32(doubles) != crc or [_crc(part) for part in parts] != [row[0] for row in rows]
-                yield GroupRow(
-                    key, last_ms, push_ms, failure_ms, bool(live), expires_ms, bool(hold), doubles, parts, damaged
-                )
+                times = last_ms, push_ms, failure_ms
+                yield GroupRow(key, *times, bool(live), expires_ms, bool(hold), doubles, parts, damaged, seq)
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
@@ -204,14 +196,20 @@ class Journal:
             self._fail(error)
         return deleted
 
+    def trim_runs(self, before_ms: int) -> None:
+        """Forget runs that began before this and those over the bound, in the current transaction.
+
+        The newest run of each group stays until the group ends. Raise JournalUnavailableError.
+        """
+        with self._changing():
+            run_table.trim(self._connection, before_ms, run_table.most_runs(self.max_bytes))
+
     def load_cursors(self) -> list[CursorRow]:
         """Give every target's cursor, by name. Raise JournalUnavailableError."""
-        rows = self._all("SELECT target, seq, start_total, delivered, dropped FROM cursors ORDER BY target")
+        rows = self._all(schema.READ_CURSORS)
         return [
-            CursorRow(
-                target, seq, start_total, delivered, tuple((reason, samples) for reason, samples in json.loads(dropped))
-            )
-            for target, seq, start_total, delivered, dropped in rows
+            CursorRow(target.decode(errors="replace"), seq, start_total, delivered, _dropped(text))
+            for target, seq, start_total, delivered, text in rows
         ]
 
     def used_bytes(self) -> int:
@@ -229,11 +227,8 @@ class Journal:
 
     def delete_cursor(self, target: str) -> None:
         """Forget a target's cursor in the current transaction. Raise JournalUnavailableError."""
-        try:
-            self._begin()
+        with self._changing():
             self._connection.execute("DELETE FROM cursors WHERE target = ?", (target,))
-        except sqlite3.Error as error:
-            self._fail(error)
 
     def trim(self, before_ms: int, through_seq: int, limit: int, *, ended_before_ms: int) -> int:
         """Delete up to `limit` rows that arrived before `before_ms` and have `seq <= through_seq`; give their number.
@@ -241,8 +236,7 @@ class Journal:
         Groups that are not live and whose `last_ms` is before `ended_before_ms` are forgotten too. Part of the
         current transaction. Raise JournalUnavailableError.
         """
-        try:
-            self._begin()
+        with self._changing():
             deleted = self._connection.execute(
                 "DELETE FROM journal WHERE seq IN"
                 " (SELECT seq FROM journal WHERE arrival_ms < ? AND seq <= ? ORDER BY arrival_ms, seq LIMIT ?)",
@@ -252,9 +246,6 @@ class Journal:
             forgotten = keys.fetchall()
             self._connection.executemany("DELETE FROM groups WHERE key = ?", forgotten)
             self._connection.executemany("DELETE FROM group_parts WHERE grp = ?", forgotten)
-            self._used = self._used_pages()
-        except sqlite3.Error as error:
-            self._fail(error)
         return deleted
 
     def drop_oldest(self, limit_rows: int) -> list[tuple[int, int]]:
@@ -263,16 +254,12 @@ class Journal:
         Part of the current transaction, so that what they cost each target can be counted in it. Raise
         JournalUnavailableError.
         """
-        try:
-            self._begin()
+        with self._changing():
             rows: list[tuple[int, int]] = self._connection.execute(
                 "SELECT seq, samples FROM journal ORDER BY seq LIMIT ?", (limit_rows,)
             ).fetchall()
             if rows:
                 self._connection.execute("DELETE FROM journal WHERE seq <= ?", (rows[-1][0],))
-            self._used = self._used_pages()
-        except sqlite3.Error as error:
-            self._fail(error)
         return rows
 
     def close(self) -> None:
@@ -299,6 +286,15 @@ class Journal:
             raise JournalUnavailableError("io_error", f"the journal {self.path} needs a rollback after a failed write")
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN IMMEDIATE")
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        try:
+            self._begin()
+            yield
+            self._used = self._used_pages()
+        except sqlite3.Error as error:
+            self._fail(error)
 
     def _append(self, records: tuple[Record, ...]) -> None:
         rows = []
@@ -337,11 +333,11 @@ class Journal:
                 ],
             )
         self._connection.executemany(
-            "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-            " last_ms = excluded.last_ms, push_ms = excluded.push_ms, failure_ms = excluded.failure_ms,"
-            " live = excluded.live, expires_ms = excluded.expires_ms, hold = excluded.hold, crc = excluded.crc,"
-            " doubles = excluded.doubles",
-            map(_group_values, groups),
+            "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+            " seq = excluded.seq, last_ms = excluded.last_ms, push_ms = excluded.push_ms,"
+            " failure_ms = excluded.failure_ms, live = excluded.live, expires_ms = excluded.expires_ms,"
+            " hold = excluded.hold, crc = excluded.crc, doubles = excluded.doubles",
+            [_group_values(group, self._next_end_seq) for group in groups],
         )
 
     def _used_pages(self) -> int:
@@ -378,9 +374,10 @@ def _crc(part: PartRow) -> int:
     return zlib.crc32(part.heads, zlib.crc32(part.families))
 
 
-def _group_values(group: GroupRow) -> tuple[object, ...]:
+def _group_values(group: GroupRow, seq: int) -> tuple[object, ...]:
     return (
         group.key,
+        seq,
         group.last_ms,
         group.push_ms,
         group.failure_ms,
@@ -390,6 +387,13 @@ def _group_values(group: GroupRow) -> tuple[object, ...]:
         zlib.crc32(group.doubles),
         group.doubles,
     )
+
+
+def _dropped(text: bytes) -> tuple[tuple[str, int], ...]:
+    try:
+        return tuple((str(reason), int(samples)) for reason, samples in json.loads(text))
+    except (ValueError, TypeError):
+        return ()  # Damaged: what the account lacks then is booked as lost.
 
 
 def _cursor_values(cursor: CursorRow) -> tuple[str, int, int, int, str]:

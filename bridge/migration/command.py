@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from bridge.durations import parse_duration_s
+from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME
+from bridge.ingress.terms import TTL
 from bridge.migration.convert import (
     PushTimes,
     SourceGroup,
@@ -26,6 +28,8 @@ from bridge.model import Labels
 from bridge.peer import AwayError, Peer
 
 _METRICS = "/api/v1/metrics"
+_HELD = "/api/v1/groups"
+"""Of the agent: its groups whose values have ended are here too, and must not come back by a second import."""
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _Key = frozenset[tuple[str, str]]
 
@@ -70,11 +74,12 @@ class _Import:
 
     def run(self) -> None:
         """Read both sides, then push group by group; raises _StoppedError."""
-        found = sorted(_read_groups(self.source, "the Pushgateway"), key=lambda group: push_times(group).success_s)
-        held = {} if self.overwrite else _held(_read_groups(self.agent, "the agent"))
+        groups = _read_groups(self.source, _METRICS, "the Pushgateway")
+        found = sorted(groups, key=lambda group: push_times(group).success_s)
+        held = {} if self.overwrite else _held(_read_groups(self.agent, _HELD, "the agent"))
         self.count.groups = len(found)
-        with _progress(found, hidden=self.dry_run) as groups:
-            for group in groups:
+        with _progress(found, hidden=self.dry_run) as counted:
+            for group in counted:
                 self._take(group, held)
 
     def _take(self, document: Mapping[str, Any], held: Mapping[_Key, PushTimes]) -> None:
@@ -111,31 +116,31 @@ class _Import:
         return answer.is_success
 
 
-def _read_groups(peer: Peer, who: str) -> list[Mapping[str, Any]]:
+def _read_groups(peer: Peer, path: str, who: str) -> list[Mapping[str, Any]]:
+    failed = f"cannot read {who} at {peer.shown}{path}"
     try:
-        answer = peer.ask("GET", _METRICS)
+        answer = peer.ask("GET", path)
     except AwayError as error:
-        raise _StoppedError(f"cannot read {who} at {peer.shown}{_METRICS}: {error}") from error
+        raise _StoppedError(f"{failed}: {error}") from error
     if not answer.is_success:
-        raise _StoppedError(
-            f"cannot read {who} at {peer.shown}{_METRICS}: it answered {answer.status}: {answer.words[:200]}"
-        )
+        raise _StoppedError(f"{failed}: it answered {answer.status}: {answer.words[:200]}")
     try:
         groups = json.loads(answer.body)["data"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _StoppedError(
-            f"cannot read {who} at {peer.shown}{_METRICS}: its answer is no list of groups in JSON"
-        ) from error
+        raise _StoppedError(f"{failed}: its answer is no list of groups in JSON") from error
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
-        raise _StoppedError(f"cannot read {who} at {peer.shown}{_METRICS}: its answer is no list of groups")
+        raise _StoppedError(f"{failed}: its answer is no list of groups")
     return groups
 
 
 def _held(groups: Iterable[Mapping[str, Any]]) -> dict[_Key, PushTimes]:
     held: dict[_Key, PushTimes] = {}
     for group in groups:
-        with suppress(ValueError):
-            held[frozenset(grouping_labels(group))] = push_times(group)
+        if group.get("source", "push") == "push":
+            with suppress(ValueError):
+                held[frozenset(grouping_labels(group))] = PushTimes(
+                    float(group.get(PUSH_TIME) or 0), float(group.get(PUSH_FAILURE_TIME) or 0)
+                )
     return held
 
 
@@ -199,7 +204,7 @@ def import_groups(source: Peer, agent: Peer, ttl: str | None, overwrite: bool, d
     """
     headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "X-Push-Import": "true"}
     if ttl is not None:
-        headers["X-Push-TTL"] = ttl
+        headers[TTL] = ttl
     work = _Import(source, agent, headers, overwrite, dry_run)
     stopped = False
     try:

@@ -7,7 +7,6 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
@@ -29,8 +28,8 @@ _ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,18})")
 _DEFAULT_LIMIT, _MOST = 100, 1000
 _MOST_STRETCHES = 2000
 """Of the journal, that a list by job looks through: a million rows."""
-_TURN = 100
-"""Pushes that are looked up before others get a turn."""
+_AT_ONCE, _PAUSE_S = 20, 0.001
+"""Pushes that are looked up before others have their turn, and for how long: commits wait for some turns each."""
 _WAITED = {"refused": 502, "unknown": 202, "pending": 202, "delivered": 200}
 """State to the status of an answer that waited; the first one that any target is in decides."""
 _UNKNOWN = {"state": "unknown"}
@@ -59,7 +58,8 @@ class Receipts:
         states: dict[str, dict[str, str]] = {}
         if receipt.first_seq:
             try:
-                states = self._states(receipt.first_seq, receipt.last_seq)
+                push = self._history.push_at(receipt.first_seq)
+                states = self._states(receipt.first_seq, receipt.last_seq, push.arrival_ms if push else 0)
             except JournalUnavailableError as error:
                 # The push is on disk all the same, and its sender must not think otherwise.
                 _log.error("receipt_unreadable", push=push_id, error=str(error))
@@ -136,8 +136,8 @@ class Receipts:
             stretches += push is None
             if len(found) == limit or stretches == _MOST_STRETCHES:
                 break
-            if push is None or len(found) % _TURN == 0:
-                await asyncio.sleep(0)
+            if push is None or len(found) % _AT_ONCE == 0:
+                await asyncio.sleep(_PAUSE_S)
         return found
 
     def _id(self, first_seq: int) -> str:
@@ -146,27 +146,30 @@ class Receipts:
     def _json(self, push: PushRows) -> dict[str, Any]:
         return {
             "id": self._id(push.first_seq),
-            "time": _time(push.arrival_ms),
+            "time": responses.time_text(push.arrival_ms),
             "method": push.operation,
             "labels": dict(labels_of_key(push.group)),
             "samples": push.samples,
-            "targets": self._states(push.first_seq, push.last_seq),
+            "targets": self._states(push.first_seq, push.last_seq, push.arrival_ms),
         }
 
-    def _states(self, first_seq: int, last_seq: int) -> dict[str, dict[str, str]]:
-        return {target: self._state(target, first_seq, last_seq) for target in self._committer.ledger.cursors}
+    def _states(self, first_seq: int, last_seq: int, arrival_ms: int) -> dict[str, dict[str, str]]:
+        cursors = self._committer.ledger.cursors
+        return {target: self._state(target, first_seq, last_seq, arrival_ms) for target in cursors}
 
-    def _state(self, target: str, first_seq: int, last_seq: int) -> dict[str, str]:
+    def _state(self, target: str, first_seq: int, last_seq: int, arrival_ms: int) -> dict[str, str]:
         if self._committer.ledger.cursors[target].seq < last_seq:
             return {"state": "pending"}
         known = self._history.deliveries(target, first_seq, last_seq)
+        # Deliveries of one second are noted as one, with the time of the first.
+        at = responses.time_text(max(arrival_ms, *(row.at_ms for row in known))) if known else ""
         for row in known:
             if row.reason:
-                return {"state": "refused", "at": _time(row.at_ms), "reason": row.reason, "words": row.words}
+                return {"state": "refused", "at": at, "reason": row.reason, "words": row.words}
         if not known or known[-1].first_seq > first_seq:
             # Before the target was added, dropped when the journal was full, or longer ago than is remembered.
             return _UNKNOWN
-        return {"state": "delivered", "at": _time(max(row.at_ms for row in known))}
+        return {"state": "delivered", "at": at}
 
 
 def _refusals(states: Mapping[str, Mapping[str, str]]) -> str:
@@ -175,7 +178,3 @@ def _refusals(states: Mapping[str, Mapping[str, str]]) -> str:
         for target, state in states.items()
         if state["state"] == "refused"
     )
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -27,6 +27,7 @@ from bridge.web import groups, responses
 from bridge.web.lane import PlainPush
 from bridge.web.receipts import Receipts
 from bridge.web.responses import ABORTED, ENDED, Answer
+from bridge.web.runs import RunList
 from bridge.web.views import group_families, groups_json, own_families
 
 _log = structlog.get_logger(__name__)
@@ -47,6 +48,7 @@ class Site:
     options: PushOptions
     committer: Committer
     receipts: Receipts
+    runs: RunList
     telemetry: Telemetry
     now_ms: Callable[[], int]
     started_ms: int
@@ -206,6 +208,7 @@ _ROUTES: dict[str, dict[str, _Handler]] = {
         "DELETE": lambda site, request: groups.end(site.committer, request),
     },
     "/api/v1/pushes": {"GET": lambda site, request: site.receipts.newest(request.raw_path.partition("?")[2])},
+    "/api/v1/runs": {"GET": lambda site, request: site.runs.answer(request.raw_path.partition("?")[2])},
     _PUSH_BY_ID: {"GET": lambda site, request: site.receipts.show(_push_id(request))},
     _WIPE: {"PUT": Site.wipe},
 }

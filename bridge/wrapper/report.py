@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bridge.ingress.directive import MARK, Directive, write_directive
+from bridge.ingress.terms import TTL
 from bridge.model import Labels
 
 Kind = Literal["start", "metrics", "end"]
@@ -101,7 +102,7 @@ def end_report(run: Run, end: End) -> Report:
 
 def headers(report: Report) -> dict[str, str]:
     """Request headers of a report, besides its Content-Type."""
-    ttl = {} if report.ttl is None else {"X-Push-TTL": report.ttl}
+    ttl = {} if report.ttl is None else {TTL: report.ttl}
     return {"Idempotency-Key": report.key, **ttl}
 
 

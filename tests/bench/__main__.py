@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from tests.bench import table
+from tests.bench import hold, table, textfile
 from tests.bench.bodies import make_bodies
 from tests.bench.contenders import (
     CONTENDERS,
@@ -27,7 +27,7 @@ from tests.bench.contenders import (
     receiver,
 )
 from tests.bench.load import Load, Plan, push_at_random, push_each
-from tests.bench.table import Row
+from tests.bench.table import Floor, Row
 
 _README = Path(__file__).with_name("README.md")
 
@@ -44,6 +44,7 @@ class Options:
     populate_seconds: float
     drain_seconds: float
     directory: Path
+    also: list[str]
     write: bool
 
 
@@ -58,13 +59,15 @@ def read_options(arguments: list[str]) -> Options:
     parser.add_argument("--populate-seconds", type=float, default=600.0, help="limit for the first push to each group")
     parser.add_argument("--drain-seconds", type=float, default=120.0, help="limit for delivering what is left")
     parser.add_argument("--directory", type=Path, default="/var/tmp", help="for journals; on a real disk, not tmpfs")  # noqa: S108
+    parser.add_argument("--also", default="hold,files", help="tables of the agent alone (default %(default)s)")
     parser.add_argument("--write", action="store_true", help="put the results into tests/bench/README.md")
     given = vars(parser.parse_args(arguments))
     if unknown := set(given["only"].split(",")) - set(CONTENDERS):
         parser.error(f"--only: got {', '.join(sorted(unknown))}, want some of {', '.join(CONTENDERS)}")
     given["contenders"] = [CONTENDERS[name] for name in given.pop("only").split(",")]
     for name in ("series", "groups"):
-        given[name] = [int(number) for number in given[name].split(",")]
+        given[name] = [int(number) for number in filter(None, given[name].split(","))]
+    given["also"] = given["also"].split(",")
     return Options(**given)
 
 
@@ -121,6 +124,26 @@ def _judge(before: Account | None, after: Account | None, load: Load, series: in
     return f"{seconds:.1f} s", True
 
 
+def _measure_hold(url: str, directory: Path) -> Iterator[tuple[str, list[Floor]]]:
+    yield f"\n{hold.write_head()}", []
+    for series, groups in hold.SHAPES:
+        with tempfile.TemporaryDirectory(dir=directory) as own:
+            row = hold.measure_hold(url, Path(own), series, groups)
+        yield hold.write_row(row), list(hold.find_floors(row))
+
+
+def _measure_files(url: str, directory: Path) -> Iterator[tuple[str, list[Floor]]]:
+    yield f"\n{textfile.write_head()}", []
+    for series, files in textfile.SHAPES:
+        with tempfile.TemporaryDirectory(dir=directory) as own:
+            row = textfile.measure_files(url, Path(own), series, files)
+        yield textfile.write_row(row), list(textfile.find_floors(row))
+
+
+_WHOLE_AGENT = {"hold": _measure_hold, "files": _measure_files}
+"""Lines of further tables, with the floors that each brings."""
+
+
 def main(arguments: list[str]) -> int:
     """Measure, show, judge."""
     options = read_options(arguments)
@@ -138,7 +161,13 @@ def main(arguments: list[str]) -> int:
                 rows.append(row)
                 lines.append(table.write_row(row))
                 click.echo(lines[-1])
-    floors = list(table.find_floors(rows))
+            floors = list(table.find_floors(rows))
+            for name, measure in _WHOLE_AGENT.items():
+                if name in options.also:
+                    for line, found in measure(f"{target.url}/api/v1/write", Path(directory)):
+                        lines.append(line)
+                        click.echo(line)
+                        floors += found
     lines += ["", *map(table.write_floor, floors)]
     click.echo("\n".join(lines[-1 - len(floors) :]))
     if options.write:

@@ -137,10 +137,13 @@ def missing_packages(contenders: list[Contender]) -> list[str]:
 
 def read_account(contender: Contender, server: Server) -> Account | None:
     """Ask a contender for its account; None when it forwards nothing."""
-    if contender.account is None:
-        return None
+    return contender.account(read_totals(server)) if contender.account else None
+
+
+def read_totals(server: Server) -> Totals:
+    """Read a server's own metrics."""
     with _DIRECT.open(f"{server.url}/metrics", timeout=60) as response:
-        return contender.account(_totals(response.read().decode()))
+        return _totals(response.read().decode())
 
 
 def await_delivery(contender: Contender, server: Server, limit_s: float) -> Account | None:
@@ -159,8 +162,17 @@ def cpu_s(server: Server) -> float:
 
 def peak_rss_bytes(server: Server) -> int:
     """Most memory that the process ever had resident."""
+    return _memory_bytes(server, "VmHWM")
+
+
+def rss_bytes(server: Server) -> int:
+    """Memory that the process has resident now."""
+    return _memory_bytes(server, "VmRSS")
+
+
+def _memory_bytes(server: Server, name: str) -> int:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return int(status.partition(f"{name}:")[2].split()[0]) * 1024
 
 
 def _totals(text: str) -> dict[str, float]:

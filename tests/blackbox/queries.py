@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 from urllib.parse import urlencode
 
@@ -25,6 +26,7 @@ Labels = tuple[tuple[str, str], ...]
 Point = tuple[int, str]
 """Milliseconds since the epoch, and the value as Python spells that float, so that NaN equals NaN."""
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 _T = TypeVar("_T")
 _WITHIN_S = 20.0
 _POLL_S = 0.02
@@ -48,6 +50,12 @@ class Store(Protocol):
     def markers(self, job: str) -> dict[Labels, tuple[int, ...]]:
         """Times (ms) of the staleness markers of `job`, for the series that have one."""
         ...
+
+
+def readme_queries() -> dict[str, str]:
+    """PromQL of README's section "Did the job run?" by the word that its row begins with."""
+    section = README.read_text(encoding="utf-8").partition("## Did the job run?\n")[2].partition("\n## ")[0]
+    return dict(re.findall(r"^\| (\w+): [^|]* \| `([^`]*)` \|$", section, re.MULTILINE))
 
 
 def now_ms() -> int:

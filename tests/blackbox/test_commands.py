@@ -358,6 +358,17 @@ def test_push_command_reaches_the_receiver(receiver: Server, tmp_path: Path) -> 
         assert "from_file" in request(receiver.port, "GET", "/").text
 
 
+def test_push_command_says_how_long_values_stay(tmp_path: Path) -> None:
+    """`push --ttl` sets the TTL of its group; a TTL that is none is refused with the agent's words."""
+    with running(tmp_path) as agent:
+        url = f"--url={agent.server.url}"
+        assert bridge("push", "--job=j", "--ttl=8d", url, stdin=b"a 1\n").returncode == 0
+        (group,) = json.loads(request(agent.port, "GET", "/api/v1/groups").text)["data"]
+        assert round(group["expires_seconds"] - group["push_time_seconds"]) == 8 * 86400
+        refused = bridge("push", "--job=j", "--ttl=soon", url, stdin=b"a 1\n")
+    assert (refused.returncode, b"X-Push-TTL: got 'soon'" in refused.stderr) == (1, True)
+
+
 def test_push_command_that_fails(tmp_path: Path) -> None:
     """A push that is refused, or that finds no agent, exits with 1 and says why in one line on stderr."""
     with running(tmp_path) as agent:

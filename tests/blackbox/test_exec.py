@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import pytest
 
 from bridge.ingress.directive import find_directives
-from tests.blackbox.queries import fetch, poll
+from tests.blackbox.queries import fetch, poll, readme_queries
 from tests.blackbox.scripted_receiver import ScriptedReceiver, Step
 from tests.blackbox.servers import Server, agent, free_port, needs, prometheus
 
@@ -131,8 +131,7 @@ def test_while_it_runs_the_start_is_later_than_the_end(server: Server, caller: C
 @needs("prometheus")
 def test_the_query_in_the_readme_tells_a_crash(tmp_path: Path) -> None:
     """Prometheus finds the jobs whose last run crashed, be it their first or not, and none that ended."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    query = readme[readme.index("    (pushbridge_run_start") :].partition("\n\n")[0]
+    query = readme_queries()["crashed"]
     assert query.endswith("- 7200")
     with prometheus(tmp_path / "prometheus") as receiver:
         url = f"--remote-write.url={receiver.url}/api/v1/write"

@@ -16,7 +16,7 @@ from prometheus_client.core import Metric
 
 from tests.blackbox import delimited as pb
 from tests.blackbox.exposition_diff import pushed_series
-from tests.blackbox.load import Client, Push, request
+from tests.blackbox.load import Client, Push, request, wait_for
 from tests.blackbox.servers import Server, agent, free_port, needs, pushgateway
 from tests.blackbox.test_commands import COMMAND, REPOSITORY, bridge
 from tests.blackbox.test_official_client import GROUPINGS, Collected, every_type
@@ -88,6 +88,12 @@ def groups(server: Server) -> list[Group]:
     return sorted(found, key=lambda group: json.dumps(group["push_time_seconds"]["metrics"][0]["labels"]))
 
 
+def held(server: Server) -> list[Group]:
+    """Groups that an agent knows, those too whose values have ended."""
+    found: list[Group] = json.loads(request(server.port, "GET", "/api/v1/groups").text)["data"]
+    return found
+
+
 def comparable(group: Group) -> Group:
     """Leave out the push times, and what differs as README says: times of families, empty labels, made up buckets."""
     kept: Group = {"labels": group["labels"]}
@@ -105,6 +111,11 @@ def comparable(group: Group) -> Group:
 def times_ms(group: Group) -> tuple[int, ...]:
     """Both push times of a group in ms."""
     return tuple(int(float(group[name]["metrics"][0]["value"]) * 1000) for name in TIMES)
+
+
+def has_families(group: Group) -> bool:
+    """Whether a group holds anything but its labels, its push times and what these say."""
+    return not group.keys() <= {"labels", "last_push_successful", *TIMES}
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +162,36 @@ def test_a_scrape_gives_the_same_series(source: Server, imported: Server) -> Non
     assert without_times(imported) == without_times(source)
 
 
-@pytest.mark.xfail(reason="the agent does not take the push times of an import yet (X-Push-Import)", strict=True)
 def test_push_times_are_carried_over(source: Server, imported: Server) -> None:
     """A group's push times are those of the Pushgateway, to the millisecond, and so is the last push's success."""
     theirs, here = groups(source), groups(imported)
     for ours_, theirs_ in zip(here, theirs, strict=True):
         assert times_ms(ours_) == pytest.approx(times_ms(theirs_), abs=1)
-        assert ours_["last_push_successful"] == theirs_["last_push_successful"]
+        if isinstance(theirs_["last_push_successful"], bool):
+            assert ours_["last_push_successful"] == theirs_["last_push_successful"]
+
+
+def test_imported_values_live_as_long_as_told(source: Server, ours: Server) -> None:
+    """With --ttl values end so long after the import; push times stay, and a second import brings nothing back."""
+    assert run(source, ours, "--ttl", "1s").returncode == 0
+    assert any(map(has_families, groups(ours)))
+    left = wait_for(lambda: held(ours), lambda found: not any(group["series"] for group in found))
+    assert sum(group["series"] for group in left) == 0
+    stayed = sorted(tuple(int(group[name] * 1000) for name in TIMES) for group in left)
+    assert stayed == [pytest.approx(times, abs=1) for times in sorted(map(times_ms, groups(source)))]
+    count = len(left)
+    again = run(source, ours).stdout.decode()
+    assert again == f"imported 0 of {count} groups with 0 series; left alone: {count}, refused: 0, incomplete: 0\n"
+
+
+def test_times_survive_a_restart(source: Server, tmp_path: Path) -> None:
+    """An agent that is killed after the import still has the Pushgateway's push times."""
+    with agent(tmp_path) as first:
+        assert run(source, first).returncode == 0
+        before = groups(first)
+        first.kill()
+    with agent(tmp_path) as second:
+        assert groups(second) == before
 
 
 def test_a_second_import_changes_nothing(source: Server, imported: Server) -> None:
@@ -213,10 +247,11 @@ def test_a_refusal_is_named_and_stops_nothing(source: Server, tmp_path: Path) ->
     words = 'pushbridge: {job="protobuf"}: refused, the agent answered 413: push has 5 series, more than '
     assert any(line.startswith(words) for line in said)
     assert all("refused, the agent answered 413" in line for line in said)
-    refused = len(said)
-    # A push that is refused leaves its group with a failure and nothing else.
-    assert sum(len(group) > 4 or group["last_push_successful"] for group in here) == len(groups(source)) - refused
+    refused, there = len(said), groups(source)
+    assert done.stdout.decode().startswith(f"imported {len(there) - refused} of {len(there)} groups with ")
     assert f"refused: {refused}," in done.stdout.decode()
+    # A push that is refused leaves its group with a failure and nothing else.
+    assert sum(map(has_families, here)) == sum(map(has_families, there)) - refused
 
 
 @pytest.mark.parametrize("away", ["source", "agent"])
@@ -229,7 +264,8 @@ def test_a_server_that_is_away_is_one_line(away: str, source: Server, imported: 
     (line,) = done.stderr.decode().splitlines()
     who = "the Pushgateway" if away == "source" else "the agent"
     shown = nowhere.replace("user:secret@", "")
-    assert line.startswith(f"pushbridge: cannot read {who} at {shown}/api/v1/metrics: ")
+    path = "/api/v1/metrics" if away == "source" else "/api/v1/groups"
+    assert line.startswith(f"pushbridge: cannot read {who} at {shown}{path}: ")
     assert (done.returncode, done.stdout) == (1, b"")
     assert groups(imported) == before
 

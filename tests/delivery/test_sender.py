@@ -5,7 +5,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from bridge.delivery.sender import MAX_UNCONFIRMED
+from bridge.delivery.confirmations import MAX_UNCONFIRMED
 from bridge.journal.rows import Entry
 from tests.delivery.peers import Clock, Journal, Receiver, decode, entry, expected, running, status
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from bridge.config import load
 from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError
 from bridge.exposition.text import parse_text
 from bridge.flatten import FlattenOptions, flatten
@@ -23,7 +25,8 @@ from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Batch, CursorRow, Entry, Settled
 from bridge.journal.staging import Operation, Staging
 from bridge.journal.store import Journal
-from bridge.restore import load_groups, load_ledger
+from bridge.restore import load_groups, load_ledger, load_schedule
+from bridge.rules import Rules
 
 NOW_MS = 1_700_000_000_000
 MIB = 1 << 20
@@ -99,12 +102,22 @@ async def committing(
     max_bytes: int = 64 * MIB,
     when_full: WhenFull = "reject",
     now_ms: Callable[[], int] = lambda: NOW_MS,
+    rules: str = "",
 ) -> AsyncIterator[Bench]:
-    """Run a committer over the journal in `directory`; close both in order at the end."""
+    """Run a committer over the journal in `directory`; close both in order at the end. `rules` are configuration."""
     journal = Journal.open(directory, max_bytes=max_bytes, now_ms=NOW_MS)
     seen = Seen()
     (groups, replayed), ledger = load_groups(journal, {}), load_ledger(journal, list(targets))
-    committer = Committer(journal, groups, ledger, replayed=replayed, now_ms=now_ms, when_full=when_full, observer=seen)
+    committer = Committer(
+        journal,
+        groups,
+        ledger,
+        replayed=replayed,
+        schedule=load_schedule(journal, Rules(load(rules, "rules").rules), {}),
+        now_ms=now_ms,
+        when_full=when_full,
+        observer=seen,
+    )
     task = asyncio.create_task(committer.run())
     try:
         yield Bench(committer, journal, seen, task)
@@ -339,6 +352,35 @@ def unwritable(journal: Path) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_start_after_a_delete_finds_nothing_damaged(tmp_path: Path) -> None:
+    """The row of a DELETE is not taken for a push that cannot be read."""
+    async with committing(tmp_path) as bench:
+        await bench.together(put("a"))
+        await bench.together(end("a"))
+    with capture_logs() as logs:
+        async with committing(tmp_path) as bench:
+            assert bench.live() == []
+    assert logs == []
+
+
+async def test_rows_are_known_when_their_groups_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is on disk before its group is published is not given to a reader that asks for known ones."""
+    async with committing(tmp_path) as bench:
+        seen: list[tuple[int, int, int]] = []
+        commit = bench.journal.commit
+        with JournalReader(bench.journal.path, lambda: bench.committer.known_seq) as reader:
+
+            def look_behind() -> bool:
+                wrote = commit()
+                seen.append((len(bench.rows()), len(reader.read(0, 10, 1000)), bench.committer.known_seq))
+                return wrote
+
+            monkeypatch.setattr(bench.journal, "commit", look_behind)
+            await bench.together(put("a"))
+            assert seen == [(1, 0, 0)]
+            assert (len(reader.read(0, 10, 1000)), bench.committer.known_seq) == (1, 1)
 
 
 @pytest.mark.parametrize("fault", [locked, unwritable])

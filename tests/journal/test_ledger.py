@@ -335,7 +335,7 @@ NOTE = DeliveryRow("t", 1, 5, NOW_MS)
     [
         (None, Settled(1, 5, 9, {}), NOW_MS, NOTE),
         (NOTE, Settled(6, 9, 9, {}), NOW_MS, DeliveryRow("t", 1, 9, NOW_MS)),
-        (NOTE, Settled(6, 9, 9, {}), NOW_MS + 999, DeliveryRow("t", 1, 9, NOW_MS + 999)),
+        (NOTE, Settled(6, 9, 9, {}), NOW_MS + 999, DeliveryRow("t", 1, 9, NOW_MS)),
         (NOTE, Settled(6, 9, 9, {}), NOW_MS + 1000, DeliveryRow("t", 6, 9, NOW_MS + 1000)),
         (NOTE, Settled(6, 9, 9, {}), NOW_MS - 1, DeliveryRow("t", 6, 9, NOW_MS - 1)),
         (NOTE, Settled(7, 9, 9, {}), NOW_MS, DeliveryRow("t", 7, 9, NOW_MS)),
@@ -359,7 +359,7 @@ NOTE = DeliveryRow("t", 1, 5, NOW_MS)
 def test_what_is_noted_of_a_delivery(
     newest: DeliveryRow | None, settled: Settled, now_ms: int, note: DeliveryRow
 ) -> None:
-    """Rows of one second and one fate share a note, with the later time; a gap between them is no delivery."""
+    """Rows of one second and one fate share a note, whose time stays; a gap between them is no delivery."""
     assert note_delivery(newest, "t", settled, now_ms) == note
 
 

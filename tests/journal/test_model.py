@@ -53,11 +53,11 @@ class Model:
     state_seq: int = 0
 
     def put(self, group: GroupRow) -> None:
-        """Store a group; one without parts keeps those that it had."""
+        """Store a group as of the newest row; one without parts keeps those that it had."""
         parts = group.parts
         if parts is None:
             parts = self.groups[group.key].parts if group.key in self.groups else ()
-        self.groups[group.key] = replace(group, parts=parts)
+        self.groups[group.key] = replace(group, parts=parts, seq=self.end_seq)
 
 
 class JournalMachine(RuleBasedStateMachine):

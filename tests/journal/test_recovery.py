@@ -1,6 +1,7 @@
 """Opening a damaged journal: what is set aside, what is saved, and what is left alone."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ import pytest
 from bridge.errors import ConfigError
 from bridge.journal.history import History
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import NEVER_MS, Batch, CursorRow, DeliveryRow, GroupRow, KeyRow, PartRow, Record
+from bridge.journal.rows import NEVER_MS, Batch, CursorRow, DeliveryRow, GroupRow, KeyRow, PartRow, Record, RunRow
 from bridge.journal.store import Journal
 
 PAGE = 4096
 ROWS = 400
 CURSOR = CursorRow("mimir", 7, 0, 7, ())
+RUN = RunRow(b"g", 5, 9, True, 0, 4, 1000, 7, 8)
 GROUP = GroupRow(b"g", 5, 5, 0, True, NEVER_MS, True, b"values", (PartRow(b"f", b"state"),))
 
 
@@ -24,7 +26,7 @@ def opened(directory: Path) -> Journal:
 def filled(directory: Path) -> Path:
     journal = opened(directory)
     records = tuple(Record(n, b"g", "put", 2, bytes([n % 251]) * 1000) for n in range(ROWS))
-    journal.write(Batch(records, (GROUP,), (CURSOR,)))
+    journal.write(Batch(records, (GROUP,), (CURSOR,), runs=(RUN,)))
     journal.commit()
     journal.close()
     return journal.path
@@ -35,6 +37,14 @@ def saved_seqs(journal: Journal) -> list[int]:
         entries = reader.read(0, 10**9, 10**9)
     assert not any(entry.damaged for entry in entries)
     return [entry.seq for entry in entries]
+
+
+def saved_runs(journal: Journal) -> list[RunRow]:
+    history = History(journal.path)
+    try:
+        return history.newest_runs()
+    finally:
+        history.close()
 
 
 def write_at(path: Path, offset: int, data: bytes) -> None:
@@ -58,8 +68,9 @@ def test_overwritten_page_costs_only_its_rows(tmp_path: Path) -> None:
     assert ROWS - 5 <= len(seqs) < ROWS
     assert (journal.accepted_total, journal.end_seq) == (2 * ROWS, ROWS)
     assert journal.samples_after(0) == 2 * len(seqs)
-    assert list(journal.load_groups()) == [GROUP]
+    assert list(journal.load_groups()) == [replace(GROUP, seq=ROWS)]
     assert journal.load_cursors() == [CURSOR]
+    assert saved_runs(journal) == [RUN]
     assert journal.write(Batch((Record(1, b"g", "put", 1, b""),))) == ROWS + 1
     journal.commit()
     journal.close()
@@ -112,18 +123,6 @@ def test_lost_tables(tmp_path: Path) -> None:
     assert journal.recovery is not None
     assert journal.recovery.reason == "missing or changed tables: cursors, meta"
     assert (journal.recovery.rows_saved, journal.end_seq, journal.accepted_total) == (ROWS, ROWS, 2 * ROWS)
-    journal.close()
-
-
-def test_cursor_ahead_of_rows_bounds_the_sequence(tmp_path: Path) -> None:
-    """With rows and meta gone, new sequences still start above what a target has confirmed."""
-    path = filled(tmp_path)
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE journal")
-        connection.execute("DROP TABLE meta")
-    connection.close()
-    journal = opened(tmp_path)
-    assert journal.end_seq == CURSOR.seq
     journal.close()
 
 
@@ -198,15 +197,16 @@ def test_keys_and_deliveries_are_saved(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("notes", ["keys", "deliveries"])
-def test_no_number_comes_to_stand_for_another_push(tmp_path: Path, notes: str) -> None:
-    """With rows, totals and cursors gone, new sequences still start above what is noted of old ones."""
+@pytest.mark.parametrize(
+    ("left", "newest"), [("keys", 49), ("deliveries", 7), ("cursors", CURSOR.seq), ("groups", ROWS)]
+)
+def test_no_number_comes_to_stand_for_another_push(tmp_path: Path, left: str, newest: int) -> None:
+    """With the rows gone, new sequences still start above all that is confirmed, noted or known of old ones."""
     path = with_notes(tmp_path)
-    gone = {"journal", "meta", "cursors", "keys", "deliveries"} - {notes}
     with sqlite3.connect(path) as connection:
-        for table in gone:
+        for table in {"journal", "meta", "cursors", "keys", "deliveries", "groups"} - {left}:
             connection.execute(f"DROP TABLE {table}")
     connection.close()
     journal = opened(tmp_path)
-    assert journal.end_seq == {"keys": 49, "deliveries": 7}[notes]
+    assert journal.end_seq == newest
     journal.close()

@@ -4,11 +4,13 @@ import asyncio
 import random
 import shutil
 import tempfile
+import threading
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import structlog
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -30,7 +32,18 @@ from bridge.pipeline import Push, PushOptions, accept, end_all, end_group
 from bridge.registry import Groups
 from bridge.restore import load_groups, load_ledger
 from bridge.timekeeper import Timekeeper
-from tests.journal.test_committer import MIB, NOW_MS, Seen, told
+from tests.journal.test_committer import (
+    MIB,
+    NOW_MS,
+    Bench,
+    Seen,
+    bulky,
+    committing,
+    end,
+    locked,
+    put,
+    told,
+)
 
 RETENTION_MS = 2000
 LIMIT = 2300
@@ -379,3 +392,100 @@ class StatesMachine(RuleBasedStateMachine):
 
 TestStates = StatesMachine.TestCase
 TestStates.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+async def told_by(journal: Path, directory: Path) -> list[object]:
+    """Give the groups that a start finds after a crash."""
+    opened = Journal.open(copied(journal, directory), max_bytes=1 << 26, now_ms=NOW_MS)
+    try:
+        return [told(group) for group in load_groups(opened, {})[0].live()]
+    finally:
+        opened.close()
+
+
+def shown(bench: Bench) -> list[object]:
+    """Give the groups that are published."""
+    return sorted((told(group) for group in bench.committer.groups.live()), key=repr)
+
+
+async def test_rows_stay_until_the_states_are_stored(tmp_path: Path) -> None:
+    """Retention takes delivered rows only once the groups' stored states know what they tell."""
+    push, now = put("j"), [NOW_MS]
+    async with committing(tmp_path / "a", "t", now_ms=lambda: now[0]) as bench:
+        for _ in range(3):
+            await bench.committer.submit(push)
+        await bench.committer.confirm("t", [Settled(1, 3, 9, {})])
+        now[0] += 5000
+        assert await bench.committer.trim(1000) == 0
+        assert len(bench.rows()) == 3
+        await bench.committer.write_states()
+        assert await bench.committer.trim(1000) == 3
+        assert await told_by(bench.journal.path, tmp_path / "b") == shown(bench)
+
+
+@pytest.mark.parametrize("when_full", ["reject", "drop_oldest"])
+async def test_room_is_not_made_of_what_is_not_stored(tmp_path: Path, when_full: WhenFull) -> None:
+    """Before rows go for room, delivered or not, the states of all groups that they tell of are stored."""
+    filler, small = bulky("filler", 3), put("small")
+    async with committing(tmp_path / "a", "t", max_bytes=MIB, when_full=when_full) as bench:
+        await bench.together(*(put(f"g{n}") for n in range(5)))
+        for _ in range(2):
+            await bench.committer.submit(small)
+        number = 0
+        while bench.rows()[0].seq <= 7:
+            number += 1
+            await bench.committer.submit(filler)
+            if when_full == "reject":
+                await bench.committer.confirm("t", [Settled(number, bench.journal.end_seq, 0, {})])
+        assert number > 100
+        assert await told_by(bench.journal.path, tmp_path / "b") == shown(bench)
+
+
+async def test_storing_waits_for_the_transaction_that_is_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States that are asked for between a commit and the word of it include what it told."""
+    async with committing(tmp_path / "a") as bench:
+        push = put("j")
+        await bench.committer.submit(push)
+        commit, done, go_on = bench.journal.commit, threading.Event(), threading.Event()
+
+        def commit_and_wait() -> bool:
+            wrote = commit()
+            done.set()
+            assert go_on.wait(10)
+            return wrote
+
+        monkeypatch.setattr(bench.journal, "commit", commit_and_wait)
+        pushing = asyncio.create_task(bench.committer.submit(push))
+        assert await asyncio.to_thread(done.wait, 10)
+        storing = asyncio.create_task(bench.committer.write_states())
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(pushing, storing)
+        assert await told_by(bench.journal.path, tmp_path / "b") == shown(bench)
+
+
+async def test_a_group_that_ended_keeps_its_time_when_room_is_made(tmp_path: Path) -> None:
+    """Making room forgets rows, not how far a group's time has come."""
+    key = key_of((("job", "gone"),))
+    async with committing(tmp_path / "a", max_bytes=MIB) as bench:
+        await bench.together(put("gone"), end("gone"))
+        while bench.rows()[0].seq == 1:
+            await bench.committer.submit(bulky("filler", 3))
+        opened = Journal.open(copied(bench.journal.path, tmp_path / "b"), max_bytes=MIB, now_ms=NOW_MS)
+        assert load_groups(opened, {})[0].get(key).last_ms == NOW_MS + 1
+        opened.close()
+
+
+async def test_a_disk_that_fails_at_the_end_leaves_the_rows(tmp_path: Path) -> None:
+    """A stop without storing the states is no crash: the next start reads them from the rows."""
+    async with committing(tmp_path / "a") as bench:
+        push = put("j")
+        for _ in range(2):
+            await bench.committer.submit(push)
+        left = shown(bench)
+        with locked(bench.journal.path):
+            bench.committer.close()
+            await bench.task
+    assert await told_by(bench.journal.path, tmp_path / "b") == left

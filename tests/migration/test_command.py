@@ -25,6 +25,12 @@ def group(job: str, value: str = "1", at_s: str = "1.7e+09") -> dict[str, Any]:
     return {"labels": {"job": job}, "push_time_seconds": times, "x": {"type": "GAUGE", "metrics": [metric]}}
 
 
+def held(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """A group as an agent shows what it holds."""
+    at_s = float(shown["push_time_seconds"]["metrics"][0]["value"])
+    return {"labels": shown["labels"], "push_time_seconds": at_s, "push_failure_time_seconds": 0.0, "source": "push"}
+
+
 @dataclass
 class Fake:
     """A server that shows groups, takes pushes and remembers both."""
@@ -37,6 +43,8 @@ class Fake:
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         self.seen.append((request.method, request.raw_path, request.headers.copy(), await request.text()))
+        if request.path.endswith("/api/v1/groups"):
+            return web.json_response({"status": "success", "data": [held(shown) for shown in self.groups]})
         if request.method == "GET":
             text = (
                 self.groups if isinstance(self.groups, str) else json.dumps({"status": "success", "data": self.groups})

@@ -84,12 +84,14 @@ class Site:
 
 
 @asynccontextmanager
-async def running(directory: Path, *targets: str, **sections: dict[str, object]) -> AsyncIterator[Site]:
-    """Run an agent in this process, and end it in order."""
+async def running(
+    directory: Path, *targets: str, config: str = "", **sections: dict[str, object]
+) -> AsyncIterator[Site]:
+    """Run an agent in this process, and end it in order; sections stand over the text of `config`."""
     sections["web"] = {"listen_address": "127.0.0.1:0", **sections.get("web", {})}
     sections["storage"] = {"path": str(directory), **sections.get("storage", {})}
     sections["remote_write"] = {"targets": [{"url": url, "name": f"t{at}"} for at, url in enumerate(targets)]}
-    agent = Agent(load("", "test", sections))
+    agent = Agent(load(config, "test", sections))
     url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(agent.run(url.set_result))
     try:

@@ -2,12 +2,21 @@ import struct
 
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 
 from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.model import Labels
-from bridge.wire.head import decode_sample, encode_sample, label_fields_of, labels_of, make_head
+from bridge.wire.head import (
+    decode_sample,
+    encode_sample,
+    encode_samples,
+    label_fields_of,
+    labels_of,
+    make_head,
+    split_heads,
+)
 from bridge.wire.remote_write import STALE_NAN, encode_series, label_bytes, value_bytes
-from tests.strategies import INT64, VALUES, WORDS, labels
+from tests.strategies import INT64, VALUES, WORDS, labels, mutations
 
 NAMED = (("__name__", "x"), ("job", "a"))
 
@@ -83,3 +92,52 @@ def test_a_marker_keeps_its_bits(pairs: Labels, timestamp_ms: int) -> None:
     body = encode_sample(make_head(label_bytes(pairs)), STALE_NAN, timestamp_ms)
     (series,) = pb.WriteRequest.FromString(body).timeseries
     assert [(struct.pack("<d", s.value), s.timestamp) for s in series.samples] == [(STALE_NAN, timestamp_ms)]
+
+
+SERIES = st.lists(st.tuples(labels(), VALUES), max_size=6)
+HEADS = b"".join(make_head(label_bytes([("__name__", "x"), ("l", "v" * size)])) for size in (1, 100, 200, 20_000))
+
+
+@given(SERIES, INT64)
+@example([(NAMED, 1.0), (NAMED, 2.0)], 2**35 - 1)
+@example([(NAMED, 1.0), (NAMED, 2.0)], 2**35)
+@example([(NAMED, 1.0), (NAMED, 2.0)], 2**42 - 1)
+@example([(NAMED, 1.0), (NAMED, 2.0)], 2**42)
+def test_samples_that_share_a_time_are_encoded_one_by_one(
+    series: list[tuple[Labels, float]], timestamp_ms: int
+) -> None:
+    """Encoding many at once gives the bytes of each, one after the other, whatever their time."""
+    heads = [make_head(label_bytes(pairs)) for pairs, _ in series]
+    doubles = [value_bytes(value) for _, value in series]
+    together = encode_samples(heads, doubles, timestamp_ms)
+    assert together == b"".join(map(encode_sample, heads, doubles, [timestamp_ms] * len(heads)))
+
+
+@given(st.lists(labels(), max_size=6))
+@example([(), NAMED, (("l", "v" * 200),), (("l", "v" * 20_000),)])
+def test_joined_heads_are_cut_apart_again(series: list[Labels]) -> None:
+    """Stored heads stand one behind the other, and come back in order, whatever their labels and lengths."""
+    heads = [make_head(label_bytes(pairs)) for pairs in series]
+    assert split_heads(b"".join(heads)) == heads
+
+
+@given(st.binary(max_size=60) | mutations(HEADS[:400]))
+def test_cutting_any_bytes_gives_heads_or_an_error(data: bytes) -> None:
+    """Whatever the disk made of heads, they are cut without loss or refused."""
+    try:
+        heads = split_heads(data)
+    except (ValueError, IndexError):
+        return
+    assert b"".join(heads) == data
+    assert all(head[:1] == b"\x0a" for head in heads)
+
+
+def test_heads_that_are_cut_short_are_refused() -> None:
+    """Every length that does not end with a head is an error."""
+    ends = {0}
+    for head in split_heads(HEADS):
+        ends.add(max(ends) + len(head))
+    for end in range(len(HEADS)):
+        if end not in ends:
+            with pytest.raises((ValueError, IndexError)):
+                split_heads(HEADS[:end])

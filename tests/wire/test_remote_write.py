@@ -1,8 +1,9 @@
 import math
 import struct
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge._pb import remote_write_v1_pb2 as pb
@@ -91,3 +92,29 @@ def test_split_of_any_bytes(data: bytes) -> None:
     except ValueError:
         return
     assert b"".join(series) == data
+
+
+MANY = st.lists(st.floats() | st.sampled_from([0.0, -0.0, math.inf, -math.inf, 1.7e308, 5e-324]), max_size=20)
+
+
+@given(MANY)
+@example([1.7e308, 1.7e308])
+@example([math.inf, -math.inf])
+@example([math.nan, 1.0])
+@example([struct.unpack("<d", rw.STALE_NAN)[0]])
+@example([1.0] * 300)
+def test_many_values_are_packed_as_each_one(values: list[float]) -> None:
+    """Packing together gives the bytes of each value, the ordinary NaN's for any NaN, though their sum overflows."""
+    doubles = rw.pack_doubles(values)
+    assert doubles == b"".join(map(rw.value_bytes, values))
+    assert rw.cut_doubles(doubles) == tuple(map(rw.value_bytes, values))
+    assert list(map(rw.value_bytes, rw.unpack_doubles(doubles))) == list(map(rw.value_bytes, values))
+    assert rw.pack_doubles(rw.unpack_doubles(doubles)) == doubles
+
+
+@pytest.mark.parametrize("unread", [rw.cut_doubles, rw.unpack_doubles])
+@pytest.mark.parametrize("size", [1, 7, 9, 15])
+def test_bytes_that_are_no_doubles_are_refused(unread: Callable[[bytes], object], size: int) -> None:
+    """Bytes that are not a number of whole values are an error, never a value less."""
+    with pytest.raises(struct.error):
+        unread(bytes(size))

@@ -1,0 +1,97 @@
+"""Confirmations on their way to disk, so that sending does not wait for each fsync.
+
+Owns how many may wait, and that none is lost or written out of order. Sending and the journal itself are given in
+or stand elsewhere.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from bridge.errors import JournalFullError, JournalUnavailableError
+from bridge.journal.rows import Settled
+
+MAX_UNCONFIRMED = 4
+"""Batches that may wait for the journal to write their confirmation; a crash sends at most these again."""
+
+Confirm = Callable[[str, Sequence[Settled]], Awaitable[None]]
+"""(target, what became of the rows, in order); returns when that is durable."""
+
+
+class Confirmations:
+    """What is settled and not on disk yet, of one target.
+
+    What piles up during one write goes out with the next; a write that fails is repeated with its numbers, because
+    a later sequence number alone would lose the counts.
+    """
+
+    def __init__(
+        self, target: str, cursor: int, confirm: Confirm, failed: Callable[[str, int, Exception], Awaitable[None]]
+    ) -> None:
+        """Begin behind `cursor`; `failed(action, attempt, error)` logs a failed write and waits."""
+        self._target = target
+        self.confirmed_seq = cursor
+        """Everything up to here is confirmed, durably."""
+        self._confirm = confirm
+        self._failed = failed
+        self._settled: list[Settled] = []
+        self._unconfirmed = 0
+        self._closed = False
+        self._work = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is not confirmed yet."""
+        return self._unconfirmed > 0
+
+    async def all_confirmed(self) -> None:
+        """Return when nothing waits for its confirmation."""
+        await self._empty.wait()
+
+    async def room(self) -> None:
+        """Return when fewer than `MAX_UNCONFIRMED` batches wait for their confirmation."""
+        await self._room.wait()
+
+    def add(self, settled: Settled) -> None:
+        """Take over one settled batch."""
+        self._settled.append(settled)
+        self._unconfirmed += 1
+        self._empty.clear()
+        self._work.set()
+        if self._unconfirmed >= MAX_UNCONFIRMED:
+            self._room.clear()
+
+    def close(self) -> None:
+        """Let `run` return once everything taken over is confirmed."""
+        self._closed = True
+        self._work.set()
+
+    async def run(self) -> None:
+        """Write until `close`."""
+        while True:
+            await self._work.wait()
+            if not self._settled:
+                return
+            settled, self._settled = self._settled, []
+            if not self._closed:
+                self._work.clear()
+            await self._write(settled)
+            self.confirmed_seq = settled[-1].last_seq
+            self._unconfirmed -= len(settled)
+            self._room.set()
+            if not self._unconfirmed:
+                self._empty.set()
+
+    async def _write(self, settled: Sequence[Settled]) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self._confirm(self._target, settled)
+            except (JournalUnavailableError, JournalFullError) as error:
+                attempt += 1
+                await self._failed("confirm", attempt, error)
+            else:
+                return

@@ -1,0 +1,21 @@
+"""Sizes as settings spell them: `1GiB`, `64MB`, a plain number of bytes. Nothing else lives here."""
+
+import re
+
+_SIZE = re.compile(r"(\d+)\s*([KMGT]i?B|B)?", re.ASCII)
+_SIZE_FACTORS: dict[str | None, int] = {None: 1, "B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for suffix, base in (("iB", 1024), ("B", 1000))
+}
+
+
+def parse_size_bytes(text: object) -> int:
+    """Bytes of a size such as `1GiB`, `64MB` or a plain number; ValueError otherwise."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return int(text)
+    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        msg = f"not a size: got {text!r}, want for example 64MiB, 1GB or a number of bytes"
+        raise ValueError(msg)
+    return int(match[1]) * _SIZE_FACTORS[match[2]]
