@@ -45,7 +45,7 @@ class Store(Protocol):
         ...
 
     def raw(self, job: str, *, repeats: bool = False) -> dict[Labels, tuple[Point, ...]]:
-        """Every stored sample of `job` in time order, markers left out, and repeats of the default hold if they are not asked for."""
+        """Every stored sample of `job` in time order but for markers, and repeats of the default hold if unasked."""
         ...
 
     def markers(self, job: str) -> dict[Labels, tuple[int, ...]]:
