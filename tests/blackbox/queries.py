@@ -9,7 +9,7 @@ import json
 import re
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -19,6 +19,7 @@ import snappy
 
 from bridge._pb.remote_write_v1_pb2 import TimeSeries, WriteRequest
 from tests.blackbox import delimited as pb
+from tests.blackbox.checker import HOLD_INTERVAL_MS
 from tests.blackbox.servers import Server
 
 Labels = tuple[tuple[str, str], ...]
@@ -43,8 +44,8 @@ class Store(Protocol):
         """Value of each series of `job` that an instant query for that millisecond returns."""
         ...
 
-    def raw(self, job: str) -> dict[Labels, tuple[Point, ...]]:
-        """Every stored sample of `job` in time order, markers left out."""
+    def raw(self, job: str, *, repeats: bool = False) -> dict[Labels, tuple[Point, ...]]:
+        """Every stored sample of `job` in time order but for markers, and repeats of the default hold if unasked."""
         ...
 
     def markers(self, job: str) -> dict[Labels, tuple[int, ...]]:
@@ -56,6 +57,14 @@ def readme_queries() -> dict[str, str]:
     """PromQL of README's section "Did the job run?" by the word that its row begins with."""
     section = README.read_text(encoding="utf-8").partition("## Did the job run?\n")[2].partition("\n## ")[0]
     return dict(re.findall(r"^\| (\w+): [^|]* \| `([^`]*)` \|$", section, re.MULTILINE))
+
+
+def _points(points: Iterable[Point], *, repeats: bool) -> tuple[Point, ...]:
+    kept: list[Point] = []
+    for at_ms, value in points:
+        if repeats or not (at_ms % HOLD_INTERVAL_MS == 0 and kept and kept[-1][1] == value):
+            kept.append((at_ms, value))
+    return tuple(kept)
 
 
 def now_ms() -> int:
@@ -96,12 +105,12 @@ class PrometheusStore:
         """Ask /api/v1/query for an instant vector."""
         return _vector(self.server, {"query": _selector(job), "time": _seconds(at_ms)})
 
-    def raw(self, job: str) -> dict[Labels, tuple[Point, ...]]:
+    def raw(self, job: str, *, repeats: bool = False) -> dict[Labels, tuple[Point, ...]]:
         """Ask /api/v1/query for a range, which leaves out markers and keeps ordinary NaN."""
         # A sample whose time is its group's last plus 1 ms may be ahead of the server's clock.
         return {
-            _labels(series["metric"]): tuple(
-                (round(at_s * 1000), repr(float(value))) for at_s, value in series["values"]
+            _labels(series["metric"]): _points(
+                ((round(at_s * 1000), repr(float(value))) for at_s, value in series["values"]), repeats=repeats
             )
             for series in _query(self.server, {"query": f"{_selector(job)}[1h]", "time": _seconds(now_ms() + 1000)})
         }
@@ -141,10 +150,10 @@ class VictoriaStore:
         # Without nocache it moves a recent time to at least a second ago, whatever -search.latencyOffset says.
         return _vector(self.server, {"query": _selector(job), "time": _seconds(at_ms), "nocache": "1"})
 
-    def raw(self, job: str) -> dict[Labels, tuple[Point, ...]]:
+    def raw(self, job: str, *, repeats: bool = False) -> dict[Labels, tuple[Point, ...]]:
         """Ask /api/v1/export for all samples but the NaNs, which are its markers."""
         kept = {
-            labels: tuple(point for point in points if point[1] != "nan")
+            labels: _points((point for point in points if point[1] != "nan"), repeats=repeats)
             for labels, points in self._export(job).items()
         }
         return {labels: points for labels, points in kept.items() if points}

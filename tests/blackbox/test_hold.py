@@ -125,7 +125,7 @@ def ends_of_a(stored: Iterable[Stored]) -> set[Stored]:
 
 def points(store: Store, name: str, job: str) -> tuple[Point, ...]:
     """Every sample of a series."""
-    return store.raw(job)[series(name, job)]
+    return store.raw(job, repeats=True)[series(name, job)]
 
 
 def check_grid(found: tuple[Point, ...], pushed_ms: int, until_ms: int) -> None:
@@ -212,7 +212,7 @@ def test_a_restart_in_mid_hold(how: Literal["stop", "kill"], tmp_path: Path, rec
     store, job, config = PrometheusStore(receivers[0]), f"restart_{how}", targets(receivers[:1])
 
     def held() -> tuple[Point, ...]:
-        return store.raw(job).get(series("a", job), ())
+        return store.raw(job, repeats=True).get(series("a", job), ())
 
     with agent(tmp_path, EVERY_SECOND, config=config) as first:
         push(first, "PUT", job, "a 1\n", "1h")

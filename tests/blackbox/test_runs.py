@@ -122,6 +122,32 @@ def test_a_receiver_that_was_down_gets_the_run_with_its_times(tmp_path: Path) ->
             assert all(before_ms <= at_ms <= after_ms for name, (at_ms, _) in arrived.items() if name in ENDED)
 
 
+def test_an_agent_that_was_down_takes_the_run_with_its_times(tmp_path: Path) -> None:
+    """What exec spooled arrives once the agent is back as if it had never been away, behind the run before."""
+    port, storage = free_port(), tmp_path / "agent" / "storage"
+    caller = Caller(port, storage / "spool")
+    with prometheus(tmp_path / "prometheus") as receiver:
+        url = f"--remote-write.url={receiver.url}/api/v1/write"
+        with agent(tmp_path / "agent", url, port=port):
+            caller.run("true", flags=("--job", "j"))
+        before_ms = now_ms()
+        done = caller.run("sh", "-c", "exit 3", flags=("--job", "j"))
+        after_ms = now_ms() + 10
+        assert (done.returncode, len(caller.files)) == (3, 2)
+        with agent(tmp_path / "agent", url, port=port) as started:
+            store = PrometheusStore(receiver)
+
+            def codes() -> list[tuple[str, bool]]:
+                """Each exit code with whether it is of the time of the second run; repeats come later."""
+                points = store.raw("j").get((("__name__", f"{RUN}exit_code"), ("job", "j")), ())
+                return [(value, at_ms >= before_ms) for at_ms, value in points if at_ms <= after_ms]
+
+            arrived = [("0.0", False), ("3.0", True)]
+            assert poll(lambda: list(dict.fromkeys(codes())), arrived) == arrived
+            assert [run["exit_code"] for run in Place(receiver, started, caller).runs("j")] == [3, 0]
+            assert poll(lambda: any(path.suffix == ".prom" for path in caller.files), want=False) is False
+
+
 def test_runs_survive_a_kill_of_the_agent(tmp_path: Path) -> None:
     """After SIGKILL the agent lists what it listed: a run that goes on may still end."""
     with agent(tmp_path) as started:
