@@ -15,7 +15,9 @@ from contextlib import suppress
 import aiohttp
 import structlog
 
-from bridge.config import Config, RemoteWrite, split_address
+from bridge.config.file import Config
+from bridge.config.remote_write import RemoteWrite
+from bridge.config.units import split_address
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.sender import Sender
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError

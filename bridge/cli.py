@@ -21,7 +21,9 @@ from pydantic.fields import FieldInfo
 
 from bridge import __version__
 from bridge.app import Agent, run_until_signal
-from bridge.config import Config, Log, Push, Storage, Web, load, split_address
+from bridge.config.file import Config, load
+from bridge.config.sections import Log, Push, Storage, Web
+from bridge.config.units import split_address
 from bridge.demo import run_demo
 from bridge.errors import ConfigError
 from bridge.log import set_up as set_up_log

@@ -15,7 +15,7 @@ from datetime import datetime
 import aiohttp
 
 from bridge.app import Agent
-from bridge.config import load
+from bridge.config.file import load
 from bridge.errors import ConfigError
 from bridge.receiver import SampleStore, StoredSample, serve
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from bridge.config import Log
+from bridge.config.sections import Log
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 # LogfmtRenderer sees to line feeds itself.

@@ -6,7 +6,7 @@ Owns the matching and its memory. What a rule sets is read by those that it conc
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from bridge.config import Rule
+from bridge.config.sections import Rule
 from bridge.model import Labels
 from bridge.regex import compile_anchored
 

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from bridge.app import Agent
-from bridge.config import Config, load
+from bridge.config.file import Config, load
 from bridge.journal.store import Journal
 from bridge.receiver import SampleStore, StoredSample, make_app
 from bridge.restore import load_groups

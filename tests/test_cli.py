@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from bridge import __version__
 from bridge.cli import main, read_config
-from bridge.config import Log, Push, Storage, Web
+from bridge.config.sections import Log, Push, Storage, Web
 from bridge.errors import ConfigError
 from bridge.receiver import SampleStore
 from bridge.wire import snappy_block

@@ -1,6 +1,7 @@
 import pytest
 
-from bridge.config import load, split_address
+from bridge.config.file import load
+from bridge.config.units import split_address
 from bridge.errors import ConfigError
 from bridge.sizes import parse_size_bytes
 

@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from bridge.cli import main
-from bridge.config import Config, RemoteWrite, Rule, Textfile, load
+from bridge.config.file import Config, load
+from bridge.config.remote_write import RemoteWrite
+from bridge.config.sections import Rule, Textfile
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

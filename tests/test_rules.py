@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridge.config import load
+from bridge.config.file import load
 from bridge.model import Labels
 from bridge.rules import Rules
 

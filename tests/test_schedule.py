@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridge.config import load
+from bridge.config.file import load
 from bridge.groups import Group, group_id, key_of
 from bridge.heartbeat import Heartbeat, head_of
 from bridge.journal.rows import RunRow

@@ -14,7 +14,7 @@ from time import monotonic
 
 import structlog
 
-from bridge.config import Config
+from bridge.config.file import Config
 from bridge.errors import ConfigError, PushRefusedError
 from bridge.heartbeat import Fact
 from bridge.journal.rows import NEVER_MS

@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from bridge import __version__
-from bridge.config import Config
+from bridge.config.file import Config
 from bridge.errors import PushRefusedError, TooLargeError
 from bridge.exposition.write import write_text
 from bridge.ingress.path import needs_redirect, parse_grouping_path

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bridge.app import Agent
-from bridge.config import load as load_config
+from bridge.config.file import load as load_config
 from bridge.journal.rows import Batch, CursorRow, Record
 from bridge.journal.store import Journal
 from bridge.wire import snappy_block

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from bridge.config import load
+from bridge.config.file import load
 from bridge.errors import BadPushError, JournalFullError, JournalUnavailableError
 from bridge.exposition.text import parse_text
 from bridge.flatten import FlattenOptions, flatten

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.config import Config, load
+from bridge.config.file import Config, load
 from bridge.errors import ConfigError
 from bridge.textfile import files as module
 from bridge.textfile.files import Files, check_directories

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bridge.app import Agent
-from bridge.config import load
+from bridge.config.file import load
 from bridge.web.lane import Incomplete, PlainPush, read_push
 
 PLAIN = (

@@ -17,7 +17,7 @@ from yarl import URL
 
 from bridge import __version__
 from bridge.app import Agent
-from bridge.config import load
+from bridge.config.file import load
 from tests.journal.test_committer import DEADLINE_S, locked
 
 AWAY = "http://127.0.0.1:1/write"

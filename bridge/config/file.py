@@ -1,0 +1,120 @@
+"""The whole configuration and the YAML file that it comes from.
+
+Owns the file's errors (source, line, key, what was got and wanted) and what sections must agree on.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from bridge.config.remote_write import RemoteWrite
+from bridge.config.sections import Global, Log, Push, Rule, Storage, Textfile, Web
+from bridge.config.units import Section
+from bridge.errors import ConfigError
+
+_LISTS = {"remote_write": "targets", "textfile": "directories"}
+"""Sections that are lists, and the key under which overrides add to them."""
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    global_: Global = Field(default=Global(), alias="global")
+    web: Web = Web()
+    storage: Storage = Storage()
+    push: Push = Push()
+    log: Log = Log()
+    rules: tuple[Rule, ...] = ()
+    textfile: tuple[Textfile, ...] = ()
+    remote_write: tuple[RemoteWrite, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct_targets(self) -> "Config":
+        seen: set[str] = set()
+        for target in self.remote_write:
+            if target.target in seen:
+                msg = f"two remote_write targets are called {target.target!r}; give each a name"
+                raise ValueError(msg)
+            seen.add(target.target)
+        return self
+
+    @model_validator(mode="after")
+    def _distinct_directories(self) -> "Config":
+        storage, seen = self.storage.path.resolve(), set[Path]()
+        for at, entry in enumerate(self.textfile):
+            path = entry.directory.resolve()
+            if path in seen:
+                msg = f"textfile[{at}].directory: {entry.directory} is given twice"
+                raise ValueError(msg)
+            is_own_spool = path == self.storage.spool.resolve() and entry.mode == "spool"
+            if (path == storage or storage in path.parents) and not is_own_spool:
+                msg = f"textfile[{at}].directory: got {entry.directory}, want one that is not inside storage.path"
+                raise ValueError(msg)
+            seen.add(path)
+        return self
+
+    @property
+    def exposes_groups(self) -> bool:
+        """Whether /metrics shows the pushed groups (design.md section 9)."""
+        if self.web.expose_groups == "auto":
+            return not self.remote_write
+        return self.web.expose_groups == "true"
+
+
+def load(text: str, source: str, overrides: Mapping[str, Mapping[str, object]] | None = None) -> Config:
+    """Read YAML `text`, put `overrides` (section -> key -> value) over it, and check everything.
+
+    Raises ConfigError with one line per fault: source, line, key, what was got and wanted.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{source}: want a mapping of sections at the top, got {type(document).__name__}")
+    for section, values in (overrides or {}).items():
+        if section in _LISTS:
+            document[section] = [*(document.get(section) or []), *values.get(_LISTS[section], [])]  # type: ignore[misc]
+        else:
+            document[section] = {**(document.get(section) or {}), **values}
+    try:
+        return Config.model_validate({key: value for key, value in document.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item, node, source) for item in error.errors())) from None
+
+
+def _explain(item: Any, node: yaml.Node | None, source: str) -> str:
+    path = [part for part in item["loc"] if part != "[key]"]
+    line = _line_of(node, path)
+    where = f"{source}:{line}" if line else source
+    key = ".".join(str(part) for part in path) or "configuration"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key {key}"
+    wanted = item["msg"].removeprefix("Value error, ")
+    got = "" if "got" in wanted or item["type"] == "missing" else f", got {item['input']!r}"
+    return f"{where}: {key}: {wanted}{got}"
+
+
+def _line_of(node: yaml.Node | None, path: list[str | int]) -> int | None:
+    """Line of the deepest part of `path` that the file has, None when it has none of it."""
+    line = None
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            found = next((pair for pair in node.value if pair[0].value == part), None)
+            if found is None:
+                return line
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line

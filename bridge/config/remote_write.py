@@ -1,0 +1,64 @@
+"""Targets, in the words and with the defaults of Prometheus' `remote_write` block (protocol.md section 4).
+
+Owns the settings of one target, nothing of what is done with them.
+"""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from bridge.config.units import Duration, Section, http_url, positive
+
+# The spec forbids users to override these (protocol.md sections 1.1 and 4.1).
+RESERVED_HEADERS = frozenset(
+    """host content-encoding content-length content-type user-agent connection keep-alive proxy-authenticate
+    proxy-authorization www-authenticate accept-encoding x-prometheus-remote-write-version
+    x-prometheus-remote-read-version x-amz-date x-amz-security-token x-amz-content-sha256 retry-attempt""".split()
+)
+
+
+class QueueConfig(Section):
+    """The part of Prometheus' queue_config that the sender has so far."""
+
+    max_samples_per_send: Annotated[int, AfterValidator(positive)] = Field(
+        default=2000, description="Most samples in one request."
+    )
+    min_backoff: Duration = Field(default="30ms", description="First delay of a retry.")  # type: ignore[assignment]
+    max_backoff: Duration = Field(default="5s", description="Longest delay between retries.")  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "QueueConfig":
+        if not 0 < self.min_backoff <= self.max_backoff:
+            msg = "min_backoff must be more than 0 and not more than max_backoff"
+            raise ValueError(msg)
+        return self
+
+
+class RemoteWrite(Section):
+    """One target, in the words of Prometheus' remote_write block."""
+
+    url: Annotated[str, AfterValidator(http_url)] = Field(description="remote_write endpoint.")
+    name: str = Field(default="", description="Name in metrics and logs; by default the URL without secrets.")
+    remote_timeout: Annotated[Duration, AfterValidator(positive)] = Field(
+        default="30s",  # type: ignore[assignment]
+        description="Limit of one request.",
+    )
+    headers: dict[str, str] = Field(default={}, description="Extra request headers.")
+    queue_config: QueueConfig = Field(default=QueueConfig(), description="Batching and retries.")
+
+    @field_validator("headers")
+    @classmethod
+    def _unreserved(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name in headers:
+            if name.lower() in RESERVED_HEADERS:
+                msg = f"{name} is a reserved header and cannot be set"
+                raise ValueError(msg)
+        return headers
+
+    @property
+    def target(self) -> str:
+        """The target's name: as given, or host and path of the URL (never its user or password)."""
+        parts = urlsplit(self.url)
+        host = parts.netloc.rpartition("@")[2]
+        return self.name or f"{host}{parts.path}"

@@ -1,0 +1,182 @@
+"""The settings of the agent itself, declared once: name, type, default, help.
+
+The command line builds its flags from these declarations; nothing else invents a default. Targets are
+`remote_write`, the file and its errors `file`.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from bridge.config.units import (
+    LABEL_NAME,
+    Duration,
+    Section,
+    Size,
+    Ttl,
+    below_lookback,
+    check_label_names,
+    checked_address,
+    positive,
+)
+from bridge.regex import compile_anchored
+
+
+class Global(Section):
+    """Settings for everything that is sent."""
+
+    external_labels: dict[str, str] = Field(default={}, description="Labels added to every series that lacks them.")
+
+    @field_validator("external_labels")
+    @classmethod
+    def _names(cls, labels: dict[str, str]) -> dict[str, str]:
+        check_label_names(labels)
+        return labels
+
+
+class Web(Section):
+    """The push API's listener."""
+
+    listen_address: Annotated[str, AfterValidator(checked_address)] = Field(
+        default="127.0.0.1:9091", description="Address to listen on for pushes and the API."
+    )
+    external_url: str = Field(
+        default="", description="URL under which the agent is reachable from outside; its path is the route prefix."
+    )
+    route_prefix: str = Field(
+        default="", description="Prefix for all HTTP paths; by default the path of web.external-url."
+    )
+    enable_admin_api: bool = Field(default=False, description="Allow PUT /api/v1/admin/wipe.")
+    enable_lifecycle: bool = Field(default=False, description="Allow PUT or POST /-/quit.")
+    expose_groups: Literal["auto", "true", "false"] = Field(
+        default="auto", description="Show pushed groups on /metrics; auto: only when no target is configured."
+    )
+
+    @field_validator("expose_groups", mode="before")
+    @classmethod
+    def _yaml_bool(cls, value: object) -> object:
+        return str(value).lower() if isinstance(value, bool) else value
+
+    @cached_property
+    def prefix(self) -> str:
+        """Route prefix that starts with `/` and does not end with one, or nothing."""
+        path = (self.route_prefix or urlsplit(self.external_url).path).strip("/")
+        return f"/{path}" if path else ""
+
+
+class Storage(Section):
+    """The journal on disk."""
+
+    path: Path = Field(default=Path("data"), description="Directory of the journal; one agent per directory.")
+    retention: Duration = Field(default="24h", description="How long delivered pushes are kept for history.")  # type: ignore[assignment]
+    max_bytes: Size = Field(default="1GiB", description="Bound of the journal file.")  # type: ignore[assignment]
+    when_full: Literal["reject", "drop_oldest"] = Field(
+        default="reject",
+        description="When undelivered pushes fill the journal: reject pushes with 503, or drop the oldest.",
+    )
+
+    @property
+    def spool(self) -> Path:
+        """The spool directory that every agent has."""
+        return self.path / "spool"
+
+
+class Push(Section):
+    """What a push may contain, how it is read and how long it is visible."""
+
+    default_ttl: Ttl = Field(
+        default="25h",  # type: ignore[assignment]
+        description="How long pushed values stay visible: 0 = sent once, inf = until deleted.",
+    )
+    hold_interval: Annotated[Duration, AfterValidator(below_lookback)] = Field(
+        default="60s",  # type: ignore[assignment]
+        description="How often visible values are repeated to the targets; from 1s to less than 5m.",
+    )
+    forget_after: Annotated[Duration, AfterValidator(positive)] = Field(
+        default="30d",  # type: ignore[assignment]
+        description="How long the push times of a group stay visible after its last push.",
+    )
+    timestamps: Literal["accept", "reject"] = Field(
+        default="accept", description="Samples with explicit timestamps: keep them, or refuse the push as Pushgateway."
+    )
+    bucket_labels: Literal["canonical", "as_pushed"] = Field(
+        default="canonical", description="Spelling of le and quantile: as Prometheus 3 stores them, or as pushed."
+    )
+    enable_utf8_names: bool = Field(default=False, description="Accept UTF-8 metric and label names.")
+    max_body_bytes: Size = Field(default="64MiB", description="Largest body, also after decompression.")  # type: ignore[assignment]
+    max_series_per_push: Annotated[int, AfterValidator(positive)] = Field(
+        default=100_000, description="Most series that one push may carry."
+    )
+
+
+class RunsRule(Section):
+    """How runs are read from the pushes of jobs that do not report them."""
+
+    success_metric: str = Field(
+        default="", description="Each push with this metric is a run; it succeeded when the value is not 0."
+    )
+
+
+class Rule(Section):
+    """What holds for the groups that match; the first rule that matches a group is the only one."""
+
+    match: dict[str, str] = Field(description="Grouping label to pattern (RE2, anchored); all must match.")
+    ttl: Ttl | None = Field(default=None, description="In place of push.default_ttl.")
+    expect_every: Annotated[Duration, AfterValidator(positive)] | None = Field(
+        default=None, description="A run, or a push where there are no runs, is expected this often."
+    )
+    grace: Duration = Field(default="0", description="How late it may be.")  # type: ignore[assignment]
+    max_runtime: Annotated[Duration, AfterValidator(positive)] = Field(
+        default="24h",  # type: ignore[assignment]
+        description="A run that started longer ago and has not ended is lost.",
+    )
+    runs: RunsRule = Field(default=RunsRule(), description="Runs of jobs that only push.")
+
+    @field_validator("match")
+    @classmethod
+    def _patterns(cls, match: dict[str, str]) -> dict[str, str]:
+        for name, pattern in match.items():
+            if not LABEL_NAME.fullmatch(name):
+                msg = f"not a label name: got {name!r}"
+                raise ValueError(msg)
+            compile_anchored(pattern)
+        return match
+
+    @model_validator(mode="after")
+    def _late_for_something(self) -> "Rule":
+        if self.grace and self.expect_every is None:
+            msg = "grace needs expect_every"
+            raise ValueError(msg)
+        return self
+
+
+class Textfile(Section):
+    """A directory that files with metrics are dropped into."""
+
+    directory: Path = Field(description="Directory of *.prom files; not those in directories inside it.")
+    mode: Literal["collect", "spool"] = Field(
+        default="collect",
+        description="collect: the files are the state, as for node_exporter; spool: each is taken once, then removed.",
+    )
+    labels: dict[str, str] = Field(
+        default={}, description='Of the files\' groups; by default job="textfile" and instance="<host name>".'
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _names_a_job(cls, labels: dict[str, str]) -> dict[str, str]:
+        check_label_names(labels)
+        if labels and not labels.get("job"):
+            msg = "want a label job beside the others"
+            raise ValueError(msg)
+        return labels
+
+
+class Log(Section):
+    """The agent's own log, on standard error."""
+
+    level: Literal["debug", "info", "warn", "error"] = Field(default="info", description="Least level that is logged.")
+    format: Literal["logfmt", "json"] = Field(default="logfmt", description="Form of a log line.")

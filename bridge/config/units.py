@@ -1,0 +1,76 @@
+"""What settings are made of: durations, sizes, addresses, and the rules that several sections share.
+
+Owns the reading of single values. Sections and their defaults stand beside it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from bridge.durations import parse_duration_s, parse_ttl_ms
+from bridge.sizes import parse_size_bytes
+
+_LOOKBACK_S = 300
+LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+
+
+def positive(value: float) -> float:
+    """Refuse what is not more than 0; raises ValueError."""
+    if value <= 0:
+        msg = f"must be more than 0, got {value:g}"
+        raise ValueError(msg)
+    return value
+
+
+def below_lookback(seconds: float) -> float:
+    """Refuse an interval in seconds at which instant queries would lose sight; raises ValueError."""
+    if not 1 <= seconds < _LOOKBACK_S:
+        msg = f"must be from 1s to less than 5m, the time that an instant query looks back; got {seconds:g}s"
+        raise ValueError(msg)
+    return seconds
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration_s)]
+Ttl = Annotated[int, BeforeValidator(parse_ttl_ms)]
+Size = Annotated[int, BeforeValidator(parse_size_bytes), AfterValidator(positive)]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port`, `[v6]:port` or `:port` (all interfaces); ValueError otherwise."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004 - the last TCP port
+        msg = f"not an address: got {address!r}, want host:port, for example 127.0.0.1:9091"
+        raise ValueError(msg)
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def checked_address(address: str) -> str:
+    """Refuse what `split_address` cannot read; raises ValueError."""
+    split_address(address)
+    return address
+
+
+def http_url(url: str) -> str:
+    """Refuse what is no http or https URL; raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        msg = f"not an http(s) URL: got {url!r}"
+        raise ValueError(msg)
+    return url
+
+
+def check_label_names(labels: Mapping[str, str]) -> None:
+    """Refuse names that a label of the user's cannot have; raises ValueError."""
+    for name in labels:
+        if not LABEL_NAME.fullmatch(name) or name.startswith("__"):
+            msg = f"not a label name: got {name!r}"
+            raise ValueError(msg)
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
