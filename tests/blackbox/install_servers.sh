@@ -5,6 +5,8 @@ for pair in prometheus:prometheus prometheus-pushgateway:prometheus-pushgateway 
     victoria-metrics:victoria-metrics prometheus-node-exporter:prometheus-node-exporter; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
+# An engine for the tests that run receivers from images, unless there is one.
+docker info >/dev/null 2>&1 || command -v dockerd >/dev/null 2>&1 || missing="$missing docker.io iptables"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "not installed, so the tests that need them will skip:$missing" >&2
