@@ -20,6 +20,7 @@ from bridge.config.remote_write import RemoteWrite
 from bridge.config.units import split_address
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.sender import Sender
+from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.flatten import FlattenOptions
 from bridge.heartbeat import Heartbeat
@@ -124,7 +125,7 @@ class Agent:
             max_series=push.max_series_per_push,
         )
         ttl_ms = lambda grouping: rules.ttl_ms(grouping, push.default_ttl)  # noqa: E731
-        return PushOptions(flatten, push.max_body_bytes, ttl_ms)
+        return PushOptions(flatten, push.max_body_bytes, ttl_ms, rules.tenant)
 
     def _make_site(self, options: PushOptions) -> Site:
         return Site(
@@ -189,8 +190,14 @@ class Agent:
         reader = JournalReader(self._journal.path, lambda: self.committer.known_seq)
         self._readers.append(reader)
         max_samples = target.queue_config.max_samples_per_send
+        rules, utf8_names = self.committer.schedule.rules, self.config.push.enable_utf8_names
+        target_rules = rules_of_target(target, rules, utf8_names=utf8_names)
         hold = TargetHold(
-            self.committer.groups, lambda: self.committer.newest_tick, max_samples, self._heartbeat.points
+            self.committer.groups,
+            lambda: self.committer.newest_tick,
+            max_samples,
+            lambda at_ms: self._heartbeat.points(at_ms, rules.tenant_at_target),
+            target_rules,
         )
         return Sender(
             target.target,
@@ -206,6 +213,7 @@ class Agent:
                 now_s=lambda: self._now_ms() / 1000,
                 timeout_s=target.remote_timeout,
                 headers=target.headers,
+                tenant_header=target.tenant_header,
             ),
             observer=self.telemetry,
             clock_s=time.monotonic,
@@ -215,6 +223,7 @@ class Agent:
             max_samples_per_send=max_samples,
             min_backoff_s=target.queue_config.min_backoff,
             max_backoff_s=target.queue_config.max_backoff,
+            rules=target_rules,
         )
 
     async def _keep_time(self) -> None:

@@ -37,10 +37,16 @@ class Heartbeat:
         """
         self._sources.append((source, about_agent))
 
-    def points(self, at_ms: int) -> tuple[list[bytes], list[bytes]]:
-        """Heads and doubles of everything that is to be said at a point of the grid; none before the start."""
+    def points(
+        self, at_ms: int, tenant_of: Callable[[Labels], str] | None = None
+    ) -> list[tuple[str, tuple[list[bytes], list[bytes]]]]:
+        """Heads and doubles of everything that is to be said at a point of the grid; nothing before the start.
+
+        By tenant, sorted: what is about a group goes where the group's samples go (`tenant_of` its labels), what is
+        about the agent to none.
+        """
         if at_ms < self._started_s * 1000:
-            return [], []
+            return []
         facts: list[tuple[_Series, float]] = [
             ((True, "pushbridge_up", ()), 1.0),
             ((True, "pushbridge_start_time_seconds", ()), self._started_s),
@@ -48,7 +54,13 @@ class Heartbeat:
         for source, about_agent in self._sources:
             facts += [((about_agent, name, labels), value) for name, labels, value in source(at_ms)]
         self._heads = {series: self._heads.get(series) or self._head(series) for series, _ in facts}
-        return [self._heads[series] for series, _ in facts], [value_bytes(value) for _, value in facts]
+        found: dict[str, tuple[list[bytes], list[bytes]]] = {}
+        for series, value in facts:
+            tenant = "" if series[0] or tenant_of is None else tenant_of(series[2])
+            heads, doubles = found.setdefault(tenant, ([], []))
+            heads.append(self._heads[series])
+            doubles.append(value_bytes(value))
+        return sorted(found.items())
 
     def _head(self, series: _Series) -> bytes:
         about_agent, name, labels = series

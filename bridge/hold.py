@@ -7,6 +7,7 @@ nothing is sent here, and nothing that is repeated is journaled: it follows from
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from bridge.delivery.rewrite import TargetRules, first_of_each, relabel_points
 from bridge.groups import Change, Group, delete, ended_between, gauge_doubles, next_ms
 from bridge.journal.rows import NEVER_MS
 from bridge.registry import Groups
@@ -14,6 +15,9 @@ from bridge.wire import snappy_block
 from bridge.wire.head import encode_samples
 from bridge.wire.remote_write import cut_doubles
 
+_NO_RULES = TargetRules()
+_MOST_LOOKED_AT = 4
+"""So many requests full of series are looked at for one: rules may drop all of them, and others want their turn."""
 Points = tuple[Sequence[bytes], Sequence[bytes]]
 """Heads and doubles of series."""
 
@@ -88,6 +92,8 @@ class HeldRequest:
 
     block: bytes
     samples: int
+    """0 when the target's rules dropped all that was looked at."""
+    tenant: str = ""
 
 
 @dataclass(slots=True)
@@ -101,44 +107,66 @@ class Round:
     groups: Groups
     tick: Tick
     max_samples: int
-    own: Points = ((), ())
-    """What the agent says of itself; it comes first."""
+    own: Sequence[tuple[str, Points]] = ()
+    """What the agent says, by tenant; it comes first."""
     start: int = 0
     """Which of the groups comes first; the others follow in a circle."""
+    rules: TargetRules = _NO_RULES
+    keys: Sequence[bytes] = ()
+    """The tick's, those of a tenant side by side."""
     _position: int = 0
-    """0 for the agent's own, then the groups."""
+    """Of the agent's own first, then of the groups."""
     _offset: int = 0
     _next: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        """Put the groups of each tenant together."""
+        tenant_of = self.rules.tenant_of
+        self.keys = self.tick.keys if tenant_of is None else sorted(self.tick.keys, key=tenant_of)
 
     @property
     def behind(self) -> int:
         """Where a round begins that goes on with the groups that were not tried."""
-        return self.start + max(self._next[0] - 1, 0)
+        return self.start + max(self._next[0] - len(self.own), 0)
 
     def request(self) -> HeldRequest | None:
         """The next request, the same again until `sent`; None when the round is over."""
         heads: list[bytes] = []
         doubles: list[bytes] = []
         position, offset = self._position, self._offset
-        while position <= len(self.tick.keys) and len(heads) < self.max_samples:
-            more_heads, more_doubles = self._points(position)
-            stop = offset + self.max_samples - len(heads)
-            heads += more_heads[offset:stop]
-            doubles += more_doubles[offset:stop]
-            if len(more_heads) > stop:
-                offset = stop
-                break
-            position, offset = position + 1, 0
+        end, left = len(self.own) + len(self.keys), _MOST_LOOKED_AT * self.max_samples
+        tenant = self._tenant(position) if position < end else ""
+        looked_at = False
+        while position < end and len(heads) < self.max_samples and left > 0 and self._tenant(position) == tenant:
+            all_heads, all_doubles = self._points(position)
+            stop = offset + min(self.max_samples - len(heads), left)
+            part = all_heads[offset:stop]
+            more_heads, more_doubles = relabel_points(part, all_doubles[offset:stop], self.rules.relabel)
+            heads += more_heads
+            doubles += more_doubles
+            looked_at = looked_at or bool(part)
+            left -= len(part)
+            position, offset = (position, stop) if len(all_heads) > stop else (position + 1, 0)
         self._next = position, offset
-        if not heads:
+        if not looked_at and position >= end:
             return None
-        return HeldRequest(snappy_block.compress(encode_samples(heads, doubles, self.tick.at_ms)), len(heads))
+        if self.rules.relabel is not None:
+            heads, doubles = first_of_each(heads, doubles)
+        block = snappy_block.compress(encode_samples(heads, doubles, self.tick.at_ms))
+        return HeldRequest(block, len(heads), tenant)
+
+    def _tenant(self, position: int) -> str:
+        if position < len(self.own):
+            return self.own[position][0]
+        return self.rules.tenant_of(self._key(position)) if self.rules.tenant_of else ""
 
     def _points(self, position: int) -> Points:
-        if position == 0:
-            return self.own
-        keys = self.tick.keys
-        return held_points(self.groups.get(keys[(self.start + position - 1) % len(keys)]), self.tick.at_ms)
+        if position < len(self.own):
+            return self.own[position][1]
+        return held_points(self.groups.get(self._key(position)), self.tick.at_ms)
+
+    def _key(self, position: int) -> bytes:
+        return self.keys[(self.start + position - len(self.own)) % len(self.keys)]
 
     def sent(self) -> None:
         """Go on behind the newest request."""
@@ -157,14 +185,19 @@ class TargetHold:
         groups: Groups,
         newest_tick: Callable[[], Tick],
         max_samples: int,
-        own: Callable[[int], Points] = lambda _: ((), ()),
+        own: Callable[[int], Sequence[tuple[str, Points]]] = lambda _: (),
+        rules: TargetRules = _NO_RULES,
     ) -> None:
-        """Begin with the newest tick: the agent may have ended before its round was over. It is repeated alike."""
+        """Begin with the newest tick: the agent may have ended before its round was over. It is repeated alike.
+
+        `own` gives what the agent says at a point of the grid, by tenant; `rules` hold for it, too.
+        """
         self._own = own
         self._groups = groups
         self._newest_tick = newest_tick
         self._max_samples = max_samples
-        self._round = Round(groups, newest_tick(), max_samples)
+        self._rules = rules
+        self._round = Round(groups, newest_tick(), max_samples, rules=rules)
 
     @property
     def tick(self) -> Tick:
@@ -178,7 +211,8 @@ class TargetHold:
         """
         tick = self._newest_tick()
         if tick is not self.tick:
-            self._round = Round(self._groups, tick, self._max_samples, self._own(tick.at_ms), self._round.behind)
+            own, behind = self._own(tick.at_ms), self._round.behind
+            self._round = Round(self._groups, tick, self._max_samples, own, behind, self._rules)
         if cursor < tick.seq and not drained:
             return None
         return self._round.request()

@@ -56,6 +56,8 @@ class PushOptions:
     max_body_bytes: int
     ttl_ms: Callable[[Labels], int] = lambda _: NEVER_MS
     """How long a group holds what a push without a TTL of its own brings."""
+    tenant: Callable[[Labels], str] = lambda _: ""
+    """Whose samples a group's are; ValueError when its labels make none that receivers take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
     Raises BadPushError, TooLargeError, UnsupportedEncodingError, KeyReusedError, JournalFullError or
     JournalUnavailableError; the group is then as it was, but for its failure time.
     """
+    # Before all else: not even that it was refused may go to a tenant that is not the group's.
+    check_tenant(push.grouping, options)
     key, terms = _key_of(push.grouping), push.terms
     conflicts: tuple[tuple[str, MetricType, MetricType], ...] = ()
     try:
@@ -123,6 +127,14 @@ async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwa
     if size_bytes < _LONG_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def check_tenant(grouping: Labels, options: PushOptions) -> None:
+    """Refuse a group whose labels make a tenant that receivers do not take; raises BadPushError."""
+    try:
+        options.tenant(grouping)
+    except ValueError as error:
+        raise BadPushError("tenant", str(error)) from error
 
 
 def parse(body: bytes, push: Push, options: FlattenOptions, now_ms: int) -> Content:

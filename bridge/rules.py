@@ -9,6 +9,7 @@ from functools import lru_cache
 from bridge.config.sections import Rule
 from bridge.model import Labels
 from bridge.regex import compile_anchored
+from bridge.tenant import check_tenant, fill, parse_template
 
 _REMEMBERED = 1 << 14
 _SECOND_MS = 1000
@@ -27,6 +28,9 @@ class Rules:
         """The first rule that matches a group; one that sets nothing when none does."""
         self.expect_something = any(rule.expect_every is not None for rule in rules)
         """Whether there is a rule that says how often a group is expected."""
+        self._templates = {rule.tenant: parse_template(rule.tenant) for rule in rules}
+        self.set_tenants = any(rule.tenant for rule in rules)
+        """Whether there is a rule that gives a tenant."""
 
     def _find(self, grouping: Labels) -> Rule:
         labels = dict(grouping)
@@ -48,3 +52,25 @@ class Rules:
     def max_runtime_ms(self, grouping: Labels) -> int:
         """How long a run of a group may take."""
         return round(self.find(grouping).max_runtime * _SECOND_MS)
+
+    def tenant(self, grouping: Labels) -> str:
+        """Whose samples a group's are, "" when no rule says it or the group lacks a label.
+
+        Raises ValueError when its labels make a tenant that receivers refuse.
+        """
+        template = self.find(grouping).tenant
+        if not template:
+            return ""
+        tenant = fill(self._templates[template], dict(grouping))
+        try:
+            check_tenant(tenant)
+        except ValueError as error:
+            raise ValueError(f"{error}; it comes from the group's labels by tenant: {template!r} in rules") from error
+        return tenant
+
+    def tenant_at_target(self, grouping: Labels) -> str:
+        """The same where it is too late to refuse: what cannot be a tenant is none."""
+        try:
+            return self.tenant(grouping)
+        except ValueError:
+            return ""

@@ -11,7 +11,7 @@ OWN = {"job": "pushbridge", "instance": "h:9091"}
 
 def said(heartbeat: Heartbeat, at_ms: int) -> list[tuple[dict[str, str], float]]:
     """Labels and value of each series."""
-    heads, doubles = heartbeat.points(at_ms)
+    heads, doubles = dict(heartbeat.points(at_ms)).get("", ([], []))
     values: list[float] = [struct.unpack("<d", double)[0] for double in doubles]
     return [(dict(labels_of(head)), value) for head, value in zip(heads, values, strict=True)]
 
@@ -44,3 +44,14 @@ def test_parts_add_what_they_know_at_that_moment() -> None:
     assert said(heartbeat, STARTED_MS)[2:] == [(overdue, 0.0)]
     facts.clear()
     assert len(said(heartbeat, STARTED_MS)) == 2
+
+
+def test_what_is_about_a_group_goes_to_its_tenant() -> None:
+    """The agent's own series belong to no tenant; those about groups go where the groups' samples go."""
+    heartbeat = Heartbeat("h:9091", {"cluster": "eu1"}, STARTED_MS)
+    about = [("overdue", (("job", job), ("team", team)), 1.0) for job, team in (("a", "x"), ("b", "y"), ("c", "x"))]
+    heartbeat.add(lambda _: about, about_agent=False)
+    heartbeat.add(lambda _: [("own", (("team", "x"),), 1.0)])
+    said = heartbeat.points(STARTED_MS, lambda labels: dict(labels)["team"])
+    jobs = [(tenant, [dict(labels_of(head))["job"] for head in heads]) for tenant, (heads, _) in said]
+    assert jobs == [("", ["pushbridge"] * 3), ("x", ["a", "c"]), ("y", ["b"])]

@@ -151,7 +151,7 @@ class Bench:
         self.groups.publish(groups)
         self.now = Tick()
         head = make_head(label_bytes([("__name__", "own")]))
-        points = (lambda at_ms: ([head], [value_bytes(at_ms)])) if own else (lambda _: ([], []))
+        points = (lambda at_ms: [("", ([head], [value_bytes(at_ms)]))]) if own else (lambda _: [])
         self.hold = TargetHold(self.groups, lambda: self.now, max_samples, points)
 
     def tick(self, at_ms: int = AT_MS, seq: int = 0) -> None:
@@ -301,7 +301,7 @@ def test_a_start_repeats_the_newest_point_of_the_last_life() -> None:
     groups.publish([pushed("a 1\n")])
     tick = Tick(AT_MS, 5, (key_of((("job", "a"),)),))
     own = [make_head(label_bytes([("__name__", "own")]))], [value_bytes(1)]
-    hold = TargetHold(groups, lambda: tick, 10, lambda _: own)
+    hold = TargetHold(groups, lambda: tick, 10, lambda _: [("", own)])
     request = hold.request(5, drained=False)
     assert request is not None
     assert [name for _, name, _ in samples(request)] == [*PUSH_TIMES, "a"]

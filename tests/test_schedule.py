@@ -89,7 +89,7 @@ def test_groups_of_one_job_from_two_sources_are_one_series() -> None:
 
 
 def said(heartbeat: Heartbeat, at_ms: int) -> dict[frozenset[tuple[str, str]], float]:
-    heads, doubles = heartbeat.points(at_ms)
+    ((_, (heads, doubles)),) = heartbeat.points(at_ms)
     found = {frozenset(labels_of(head)): value for head, value in zip(heads, map(unpack_doubles, doubles), strict=True)}
     assert len(found) == len(heads)
     return {labels: value for labels, (value,) in found.items() if dict(labels)["__name__"] == OVERDUE}
@@ -108,7 +108,7 @@ def test_the_series_has_the_labels_of_the_group() -> None:
     assert said(heartbeat, T_MS + HOUR_MS) == {one: 0.0, other: 0.0}
     assert said(heartbeat, T_MS + hours(1.5)) == {one: 1.0, other: 0.0}
     assert said(heartbeat, T_MS + hours(2.5)) == {one: 1.0, other: 1.0}
-    heads, _ = heartbeat.points(T_MS + 1)
+    ((_, (heads, _)),) = heartbeat.points(T_MS + 1)
     own = dict(next(labels for labels in map(labels_of, heads) if ("__name__", "own") in labels))
     assert own == {"__name__": "own", "job": "mine", "instance": "host:9091", **external}
 

@@ -56,6 +56,18 @@ class Config(Section):
             seen.add(path)
         return self
 
+    @model_validator(mode="after")
+    def _legacy_names(self) -> "Config":
+        if self.push.enable_utf8_names:
+            return self
+        for at, target in enumerate(self.remote_write):
+            for number, rule in enumerate(target.write_relabel_configs):
+                for key, text in rule.odd_names():
+                    where = f"remote_write.{at}.write_relabel_configs.{number}.{key}"
+                    msg = f"{where}: got {text!r}, want a label name (others need push.enable_utf8_names)"
+                    raise ValueError(msg)
+        return self
+
     @property
     def exposes_groups(self) -> bool:
         """Whether /metrics shows the pushed groups (design.md section 9)."""

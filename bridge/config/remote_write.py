@@ -3,11 +3,13 @@
 Owns the settings of one target, nothing of what is done with them.
 """
 
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from bridge.config.relabel import RelabelConfig
 from bridge.config.units import Duration, Section, http_url, positive
 
 # The spec forbids users to override these (protocol.md sections 1.1 and 4.1).
@@ -16,6 +18,18 @@ RESERVED_HEADERS = frozenset(
     proxy-authorization www-authenticate accept-encoding x-prometheus-remote-write-version
     x-prometheus-remote-read-version x-amz-date x-amz-security-token x-amz-content-sha256 retry-attempt""".split()
 )
+
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def unreserved_header(name: str) -> str:
+    """Refuse what is no header, or one that is not the user's to set; raises ValueError."""
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"not the name of a header: got {name!r}")
+    if name.lower() in RESERVED_HEADERS | {"authorization"}:
+        raise ValueError(f"{name} is a reserved header and cannot be set")
+    return name
 
 
 class QueueConfig(Section):
@@ -46,6 +60,10 @@ class RemoteWrite(Section):
     )
     headers: dict[str, str] = Field(default={}, description="Extra request headers.")
     queue_config: QueueConfig = Field(default=QueueConfig(), description="Batching and retries.")
+    write_relabel_configs: tuple[RelabelConfig, ...] = Field(default=(), description="Rules for what is sent.")
+    tenant_header: Annotated[str, AfterValidator(unreserved_header)] = Field(
+        default="X-Scope-OrgID", description="Header for the tenant that a rule gives."
+    )
 
     @field_validator("headers")
     @classmethod

@@ -23,6 +23,7 @@ from bridge.config.units import (
     positive,
 )
 from bridge.regex import compile_anchored
+from bridge.tenant import parse_template
 
 
 class Global(Section):
@@ -134,6 +135,17 @@ class Rule(Section):
         description="A run that started longer ago and has not ended is lost.",
     )
     runs: RunsRule = Field(default=RunsRule(), description="Runs of jobs that only push.")
+
+    tenant: str = Field(
+        default="", description='Tenant of the samples at every target, from labels of the group: "{team}".'
+    )
+
+    @field_validator("tenant")
+    @classmethod
+    def _tenant_template(cls, tenant: str) -> str:
+        if tenant:
+            parse_template(tenant)
+        return tenant
 
     @field_validator("match")
     @classmethod

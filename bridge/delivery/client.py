@@ -13,6 +13,7 @@ from bridge import __version__
 from bridge.delivery.outcome import MAX_WORDS_BYTES, Outcome, RetryLater, classify
 
 DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_TENANT_HEADER = "X-Scope-OrgID"
 
 _HEADERS = {
     "Content-Encoding": "snappy",
@@ -36,25 +37,31 @@ class RemoteWriteClient:
         now_s: Callable[[], float],
         timeout_s: float = DEFAULT_TIMEOUT_S,
         headers: Mapping[str, str] | None = None,
+        tenant_header: str = DEFAULT_TENANT_HEADER,
     ) -> None:
         """Use `session` for every request.
 
         `now_s` is seconds since the epoch, `timeout_s` bounds one POST in all. `headers` are the user's
-        own, which the protocol's stand over.
+        own, which the protocol's stand over; a tenant's `tenant_header` stands over the user's of that name.
         """
         self._session = session
         self._url = url
         self._now_s = now_s
         self._headers = {**(headers or {}), **_HEADERS}
+        self._tenant_header = tenant_header
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
-    async def send(self, block: bytes, attempt: int) -> Outcome:
-        """POST a snappy block that holds a WriteRequest; `attempt` is 0 for the first try.
+    async def send(self, block: bytes, attempt: int, tenant: str = "") -> Outcome:
+        """POST a snappy block that holds a WriteRequest, for a tenant if there is one; `attempt` is 0 at first.
 
         Never raises for what the network or the receiver does: no connection, a timeout and a malformed
         answer are `RetryLater`. Cancellation passes through.
         """
         headers = dict(self._headers)
+        if tenant:
+            mine = self._tenant_header.lower()
+            headers = {name: value for name, value in headers.items() if name.lower() != mine}
+            headers[self._tenant_header] = tenant
         if attempt > 0:
             headers["Retry-Attempt"] = str(attempt)
         try:

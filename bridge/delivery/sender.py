@@ -6,18 +6,17 @@ journal, HTTP and metrics are given in; what a status means is `outcome`, how lo
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, backoff_s, delay_s
-from bridge.delivery.batch import Batch, Request, plan_batch
+from bridge.delivery.batch import Batch, Fate, Request, plan_batch, settle
 from bridge.delivery.confirmations import Confirm, Confirmations
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
+from bridge.delivery.rewrite import TargetRules
 from bridge.delivery.throttle import ThrottledLog
 from bridge.errors import JournalUnavailableError
-from bridge.journal.rows import Entry, Settled
+from bridge.journal.rows import Entry
 
 GATHER_S = 0.05
 """A request that was not full is followed by the next one no sooner: a request costs as much as several pushes."""
@@ -38,8 +37,8 @@ class Reader(Protocol):
 class Client(Protocol):
     """One POST (`bridge.delivery.client`)."""
 
-    async def send(self, block: bytes, attempt: int) -> Outcome:
-        """Send a snappy block; `attempt` is 0 for the first try. Raises nothing but cancellation."""
+    async def send(self, block: bytes, attempt: int, tenant: str) -> Outcome:
+        """Send a snappy block of a tenant; `attempt` is 0 for the first try. Raises nothing but cancellation."""
         ...
 
 
@@ -71,7 +70,12 @@ class HeldRequest(Protocol):
 
     @property
     def samples(self) -> int:
-        """How many samples it holds."""
+        """How many samples it holds; 0 says that there is nothing to send."""
+        ...
+
+    @property
+    def tenant(self) -> str:
+        """Whose samples these are, "" when the target's own headers say it."""
         ...
 
 
@@ -88,15 +92,6 @@ class Hold(Protocol):
     def sent(self) -> None:
         """Go on behind the newest request."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What became of the samples of a request."""
-
-    delivered: int = 0
-    dropped: Mapping[str, int] | None = None
-    words: str = ""
 
 
 class Sender:
@@ -122,6 +117,7 @@ class Sender:
         max_body_bytes: int = 8 << 20,
         min_backoff_s: float = MIN_BACKOFF_S,
         max_backoff_s: float = MAX_BACKOFF_S,
+        rules: TargetRules | None = None,
     ) -> None:
         """Start behind `cursor`, the newest confirmed sequence number.
 
@@ -146,6 +142,7 @@ class Sender:
         self._next_read_s = 0.0
         self._max_samples = max_samples_per_send
         self._max_body_bytes = max_body_bytes
+        self._rules = rules or TargetRules()
         self._backoff_s = min_backoff_s, max_backoff_s
         self._stopping = asyncio.Event()
         self._log = ThrottledLog(name, url, clock_s)
@@ -174,18 +171,16 @@ class Sender:
             batch = await self._next_batch()
             if batch is None:
                 continue
-            delivered, dropped, words = 0, Counter[str](), ""
+            fates: list[Fate] = []
             if batch.damaged:
-                dropped["damaged"] += batch.damaged
                 self._log.error("journal_entries_damaged", last_seq=batch.last_seq, samples=batch.damaged)
             for request in batch.requests:
                 fate = await self._settle(request)
                 if fate is None:
                     return
-                delivered += fate.delivered
-                dropped.update(fate.dropped)
-                words = words or fate.words
-            self._confirmations.add(Settled(batch.first_seq, batch.last_seq, delivered, dropped, words))
+                fates.append(fate)
+            for settled in settle(batch, fates):
+                self._confirmations.add(settled)
             self._seq = batch.last_seq
 
     async def _repeat(self, *, drained: bool) -> bool:
@@ -199,6 +194,11 @@ class Sender:
         request = self._hold.request(self._confirmations.confirmed_seq, drained=drained)
         if request is None:
             return False
+        if not request.samples:
+            # The target's rules dropped what was looked at; there may be much of it.
+            self._hold.sent()
+            await asyncio.sleep(0)
+            return True
         outcome = await self._post(request, self._held_failures)
         if isinstance(outcome, RetryLater):
             self._held_failures += 1
@@ -218,7 +218,7 @@ class Sender:
 
     async def _post(self, request: HeldRequest, attempt: int) -> Outcome:
         started_s = self._clock_s()
-        outcome = await self._client.send(request.block, attempt)
+        outcome = await self._client.send(request.block, attempt, request.tenant)
         latency_s = self._clock_s() - started_s
         self._observer.request_finished(self._name, outcome.status, latency_s, request.samples, len(request.block))
         return outcome
@@ -249,8 +249,10 @@ class Sender:
         if entries[0].samples > self._max_samples:
             self._hand_out(self._name, entries[0].seq)
             # Cutting up a large entry is plain Python over every series, so it must not hold the loop.
-            return await asyncio.to_thread(plan_batch, entries[:1], self._max_samples, self._max_body_bytes)
-        batch = plan_batch(entries, self._max_samples, self._max_body_bytes)
+            return await asyncio.to_thread(
+                plan_batch, entries[:1], self._max_samples, self._max_body_bytes, self._rules
+            )
+        batch = plan_batch(entries, self._max_samples, self._max_body_bytes, self._rules)
         self._hand_out(self._name, batch.last_seq)
         return batch
 

@@ -7,7 +7,7 @@ sum holds by construction; what a recovery lost is booked as dropped when the ag
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from bridge.journal.rows import CursorRow, DeliveryRow, Settled
+from bridge.journal.rows import BY_RULES, CursorRow, DeliveryRow, Settled
 
 _MOMENT_MS = 1000
 
@@ -65,7 +65,7 @@ def note_delivery(newest: DeliveryRow | None, target: str, settled: Settled, now
 
     The time of a note is that of its first rows and stays: a receipt that was given must not change.
     """
-    reason = " ".join(sorted(settled.dropped))
+    reason = " ".join(sorted(settled.dropped.keys() - BY_RULES))
     if (
         newest is not None
         and newest.last_seq + 1 == settled.first_seq

@@ -12,6 +12,9 @@ from typing import Literal
 Operation = Literal["put", "post", "delete", "failure", "expire", "forget"]
 NEVER_MS = 1 << 62
 """Later than any time."""
+RELABEL, RELABEL_NAMELESS, RELABEL_DUPLICATE = "relabel", "relabel_nameless", "relabel_duplicate"
+BY_RULES = frozenset({RELABEL, RELABEL_NAMELESS, RELABEL_DUPLICATE})
+"""Reasons for which samples are dropped because a target's rules say so: no refusal, the push is settled as wanted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bridge.content import Content
 from bridge.journal.committer import Committer
-from bridge.pipeline import Push, PushOptions, parse
+from bridge.pipeline import Push, PushOptions, check_tenant, parse
 from bridge.telemetry import Telemetry
 from bridge.textfile.dropped import Dropped, repeated
 
@@ -21,6 +21,7 @@ class Intake:
 
     def read(self, dropped: Dropped, key: bytes, body: bytes) -> Content:
         """Read a body for the group of `key`; raises BadPushError or TooLargeError. May be called in a thread."""
+        check_tenant(dropped.grouping, self.options)
         content = repeated(self.committer.groups.get(key).parts, body)
         if content is None:
             push = Push(dropped.grouping, dropped.replace_all, body)

@@ -34,17 +34,25 @@ def label_fields_of(head: bytes) -> bytes:
 
 def labels_of(head: bytes) -> Labels:
     """Label pairs of a head, `__name__` among them, in wire order."""
+    return tuple((name.decode(), value.decode()) for name, value in encoded_labels_of(head))
+
+
+def encoded_labels_of(head: bytes) -> list[tuple[bytes, bytes]]:
+    """Label pairs of a head as they are on the wire; raises ValueError when there is more than labels."""
     data = label_fields_of(head)
-    labels: list[tuple[str, str]] = []
+    labels: list[tuple[bytes, bytes]] = []
     position = 0
     while position < len(data):
-        _, position = read_uvarint(data, position + 1)
-        size, position = read_uvarint(data, position + 1)
-        name = data[position : position + size].decode()
-        size, position = read_uvarint(data, position + size + 1)
-        labels.append((name, data[position : position + size].decode()))
-        position += size
-    return tuple(labels)
+        size, start = read_uvarint(data, position + 1)
+        end = start + size
+        size, start_name = read_uvarint(data, start + 1)
+        end_name = start_name + size
+        size, start_value = read_uvarint(data, end_name + 1)
+        if data[position] != _LABEL_TAG or start_value + size != end or end > len(data):
+            raise ValueError(f"head byte {position}: got no label")
+        labels.append((data[start_name:end_name], data[start_value:end]))
+        position = end
+    return labels
 
 
 def encode_sample(head: bytes, value: bytes, timestamp_ms: int) -> bytes:
@@ -79,14 +87,20 @@ def split_heads(data: bytes) -> list[bytes]:
     return heads
 
 
-def decode_sample(field: bytes) -> tuple[bytes, float, int]:
-    """Head, value and timestamp in ms of a field that `encode_sample` made."""
+def cut_field(field: bytes) -> tuple[bytes, bytes]:
+    """Label fields of any timeseries field, and what comes behind them; ValueError or IndexError for what is none."""
     _, start = read_uvarint(field, 1)
     position = start
     while field[position] == _LABEL_TAG:
         size, after = read_uvarint(field, position + 1)
         position = after + size
-    _, after = read_uvarint(field, position + 1)
-    (value,) = struct.unpack_from("<d", field, after + 1)
-    stamp, _ = read_uvarint(field, after + 2 + DOUBLE_BYTES)
-    return make_head(field[start:position]), value, stamp - (1 << 64) if stamp >> 63 else stamp
+    return field[start:position], field[position:]
+
+
+def decode_sample(field: bytes) -> tuple[bytes, float, int]:
+    """Head, value and timestamp in ms of a field that `encode_sample` made."""
+    labels, sample = cut_field(field)
+    _, after = read_uvarint(sample, 1)
+    (value,) = struct.unpack_from("<d", sample, after + 1)
+    stamp, _ = read_uvarint(sample, after + 2 + DOUBLE_BYTES)
+    return make_head(labels), value, stamp - (1 << 64) if stamp >> 63 else stamp

@@ -9,7 +9,7 @@ generated code: a series costs a few byte joins, which is what keeps pushes chea
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import isfinite
 
@@ -77,8 +77,14 @@ def label_bytes(labels: Sequence[tuple[str, str]]) -> bytes:
     The metric name comes as `__name__` like any other; names must not repeat, which the caller checks.
     Raises UnicodeEncodeError (a ValueError) for text that is not Unicode scalar values.
     """
-    encoded = sorted((name.encode(), value.encode()) for name, value in labels if value)
-    return b"".join(_field(_FIELD_1, _field(_FIELD_1, name) + _field(_FIELD_2, value)) for name, value in encoded)
+    return encode_labels((name.encode(), value.encode()) for name, value in labels if value)
+
+
+def encode_labels(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Encode labels whose names and values are UTF-8 already, sorted bytewise by name; no value may be empty."""
+    return b"".join(
+        [_field(_FIELD_1, _field(_FIELD_1, name) + _field(_FIELD_2, value)) for name, value in sorted(pairs)]
+    )
 
 
 def series_prefix(label_fields: bytes, timestamp_field_bytes: int = 7) -> bytes:
@@ -108,6 +114,11 @@ def encode_series(labels: Sequence[tuple[str, str]], value: float, timestamp_ms:
     return encode_point(label_bytes(labels), value_bytes(value), timestamp_ms)
 
 
+def timeseries_field(content: bytes) -> bytes:
+    """Encode a WriteRequest.timeseries field with this content."""
+    return _field(_FIELD_1, content)
+
+
 def split_series(data: bytes) -> list[bytes]:
     """Cut an uncompressed body into its timeseries fields, in order; joined they are `data` again.
 
@@ -116,9 +127,9 @@ def split_series(data: bytes) -> list[bytes]:
     fields: list[bytes] = []
     position = 0
     while position < len(data):
-        tag = data[position : position + 1]
-        if tag != _FIELD_1:
-            raise ValueError(f"body byte {position}: got tag 0x{tag.hex()}, want 0x{_FIELD_1.hex()} (timeseries)")
+        if data[position] != _FIELD_1[0]:
+            tag = data[position : position + 1].hex()
+            raise ValueError(f"body byte {position}: got tag 0x{tag}, want 0x{_FIELD_1.hex()} (timeseries)")
         size, start = read_uvarint(data, position + 1)
         end = start + size
         if end > len(data):

@@ -1,0 +1,140 @@
+"""A row of the journal as one target gets it: relabeled, and with its tenant.
+
+Owns the walk through a row's body and the count of what the rules drop. What they make of a series is
+`bridge.delivery.relabel`; which rows make up a request is `bridge.delivery.batch`. Pure.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bridge.delivery.relabel import Verdict
+from bridge.journal.rows import RELABEL_DUPLICATE, Entry
+from bridge.wire import snappy_block
+from bridge.wire.head import cut_field, label_fields_of, make_head
+from bridge.wire.remote_write import DOUBLE_BYTES, STALE_NAN, split_series, timeseries_field
+
+MOST_ROW_BYTES = 1 << 30
+"""A row that claims more when decompressed is taken for damaged."""
+_BEHIND_HEAD_BYTES = 15
+_HEAD_ENDS = b"\x12\x10\x09"
+_HEAD, _BEHIND_HEAD = slice(-_BEHIND_HEAD_BYTES), slice(-_BEHIND_HEAD_BYTES, None)
+_HEAD_END = slice(-_BEHIND_HEAD_BYTES - len(_HEAD_ENDS), -_BEHIND_HEAD_BYTES)
+_SAMPLE_TAG = 0x12
+_SAMPLE_HEAD_BYTES = 2
+_VALUE = slice(3, 3 + DOUBLE_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRules:
+    """What the configuration says of everything that goes to one target."""
+
+    relabel: Callable[[bytes], Verdict] | None = None
+    """Gives a series' new head, or why it is dropped (`Relabeler.relabel`); None when there are no rules."""
+    tenant_of: Callable[[bytes], str] | None = None
+    """Gives the tenant of a group's key, "" for none; None when no group has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it is sent."""
+
+    body: bytes
+    samples: int
+    content_bytes: int
+    """Uncompressed."""
+    tenant: str = ""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """By reason."""
+
+
+def prepare(entry: Entry, rules: TargetRules) -> Row | None:
+    """Give the row as the target gets it, None when it is damaged; a row that no rule changes keeps its bytes."""
+    if entry.damaged:
+        return None
+    try:
+        size = snappy_block.declared_length(entry.body)
+        if size > MOST_ROW_BYTES:
+            return None
+        tenant = rules.tenant_of(entry.group) if rules.tenant_of else ""
+        if rules.relabel is None:
+            return Row(entry.body, entry.samples, size, tenant)
+        data = snappy_block.decompress(entry.body, MOST_ROW_BYTES)
+        fields, dropped = relabel_fields(split_series(data), rules.relabel)
+    except (ValueError, IndexError):
+        return None
+    joined = b"".join(fields)
+    if joined == data:
+        return Row(entry.body, entry.samples, size, tenant)
+    return Row(snappy_block.compress(joined), len(fields), len(joined), tenant, dropped)
+
+
+def relabel_fields(
+    fields: Sequence[bytes], relabel: Callable[[bytes], Verdict]
+) -> tuple[list[bytes], Mapping[str, int]]:
+    """Give the timeseries fields that are left, in order, and the number of dropped ones by reason.
+
+    Of those that become the same series at the same time the first is left, but a marker gives way to a value: a
+    series that goes on has not ended. Raises ValueError or IndexError for fields that are none.
+    """
+    heads: list[bytes] = []
+    made: list[bytes] = []
+    dropped: dict[str, int] = {}
+    for one in fields:
+        new = b""
+        try:
+            # An everyday field is a head, a value and a time, so that its head is found without reading the labels.
+            # What only looks like one, with these bytes inside of something longer, is no head for `relabel`.
+            verdict = relabel(one[_HEAD]) if one[_HEAD_END] == _HEAD_ENDS else None
+        except ValueError:
+            verdict = None
+        if isinstance(verdict, bytes):
+            new = verdict + one[_BEHIND_HEAD]
+        elif verdict is None:
+            verdict, new = _relabel_other(one, relabel)
+        if isinstance(verdict, str):
+            dropped[verdict] = dropped.get(verdict, 0) + 1
+        else:
+            heads.append(verdict)
+            made.append(new)
+    if len(set(heads)) < len(heads):
+        left = _without_duplicates(made)
+        if len(left) < len(made):
+            dropped[RELABEL_DUPLICATE] = len(made) - len(left)
+        return left, dropped
+    return made, dropped
+
+
+def _relabel_other(one: bytes, relabel: Callable[[bytes], Verdict]) -> tuple[Verdict, bytes]:
+    labels, behind = cut_field(one)
+    verdict = relabel(make_head(labels))
+    return verdict, b"" if isinstance(verdict, str) else timeseries_field(label_fields_of(verdict) + behind)
+
+
+def relabel_points(
+    heads: Sequence[bytes], doubles: Sequence[bytes], relabel: Callable[[bytes], Verdict] | None
+) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """Give heads and doubles of the series that are left, in order."""
+    if relabel is None:
+        return heads, doubles
+    pairs = [(relabel(head), double) for head, double in zip(heads, doubles, strict=True)]
+    left = [(verdict, double) for verdict, double in pairs if not isinstance(verdict, str)]
+    return [head for head, _ in left], [double for _, double in left]
+
+
+def first_of_each(heads: Sequence[bytes], doubles: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Give each series once, for points that are all of one time."""
+    left = dict(zip(reversed(heads), reversed(doubles), strict=True))
+    return list(reversed(left)), list(reversed(left.values()))
+
+
+def _without_duplicates(fields: Sequence[bytes]) -> list[bytes]:
+    left: dict[bytes, bytes] = {}
+    for one in fields:
+        labels, behind = cut_field(one)
+        # Anything but a float sample is left to the receiver, for its time is inside of it.
+        is_sample = behind[0] == _SAMPLE_TAG
+        key = labels + behind[_VALUE.stop : _SAMPLE_HEAD_BYTES + behind[1]] if is_sample else one
+        known = left.get(key)
+        if known is None or (is_sample and cut_field(known)[1][_VALUE] == STALE_NAN):
+            left[key] = one
+    return list(left.values())
