@@ -93,14 +93,14 @@ def pushgateway(tmp: Path, *flags: str, port: int | None = None) -> Server:
     return _start("prometheus-pushgateway", ("prometheus-pushgateway", *arguments), port, "/-/ready", tmp)
 
 
-def prometheus(tmp: Path, *flags: str, port: int | None = None) -> Server:
-    """Start Prometheus as a remote_write receiver at /api/v1/write that scrapes nothing."""
+def prometheus(tmp: Path, *flags: str, port: int | None = None, config: str = "scrape_configs: []\n") -> Server:
+    """Start Prometheus as a remote_write receiver at /api/v1/write; unless `config` says so it scrapes nothing."""
     port = port or free_port()
     tmp.mkdir(parents=True, exist_ok=True)
-    config = tmp / "prometheus.yml"
-    config.write_text("scrape_configs: []\n", encoding="utf-8")
+    config_path = tmp / "prometheus.yml"
+    config_path.write_text(config, encoding="utf-8")
     arguments = (
-        f"--config.file={config}",
+        f"--config.file={config_path}",
         f"--storage.tsdb.path={tmp / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--web.enable-remote-write-receiver",
