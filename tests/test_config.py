@@ -52,6 +52,12 @@ def test_defaults() -> None:
         ("rules:\n  - match: {}\n    grace: 1h\n", r"c.yml:2: rules.0: grace needs expect_every"),
         ("rules:\n  - match: {}\n    expect_every: 0\n", r"c.yml:3: rules.0.expect_every: must be more than 0"),
         ("rules:\n  - match: {}\n    runs: {metric: a}\n", r"c.yml:3: unknown key rules.0.runs.metric"),
+        ("remote_write:\n  - url: http://x/\n    tenant_header: Host\n", r"c.yml:3: .*Host is a reserved header"),
+        (
+            "remote_write:\n  - url: http://x/\n    tenant_header: 'a b'\n",
+            r"c.yml:3: .*not the name of a header: got 'a b'",
+        ),
+        ("rules:\n  - match: {}\n    tenant: '{a b}'\n", r"c.yml:3: rules.0.tenant: .*{a b} is no label"),
         ("a: [", r"c.yml:1: not valid YAML"),
         ("- a\n", r"want a mapping"),
         ("storage:\n  when_full: explode\n", r"c.yml:2: storage.when_full: .*'reject' or 'drop_oldest'.*got 'explode'"),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bridge.regex import compile_anchored
+from bridge.regex import Pattern, compile_anchored
 
 FITS = [
     ("db.*", "db1", True),
@@ -48,3 +48,30 @@ def test_a_broken_pattern_is_named(pattern: str, complaint: str) -> None:
 def test_a_pattern_cannot_take_for_ever() -> None:
     """A pattern that backtracking engines need exponential time for is answered at once."""
     assert not compile_anchored("(a*)*b")("a" * 10_000)
+
+
+TEMPLATES = [
+    ("(.)(.)?", "a", "$1|$2|$0|$3", "a||a|"),
+    ("(.*)", "a", "$1x ${1}x $1_ $1-", " ax  a-"),
+    ("(?P<n>.)(?P<nx>.)", "ab", "$n ${n} $nx ${nx} $nxy $N", "a a b b  "),
+    ("(.*)", "a", "$$1 $$$1 $$$$", "$1 $a $$"),
+    ("(.*)", "a", "$ $- ${ ${} ${1 $", "$ $- ${ ${} ${1 $"),
+    ("(.*)", "a", "$01 $1000000000 ${1é}$é²", "  ²"),
+    ("(.*)", "é", "<$1>", "<é>"),
+    ("", "", "x$1", "x"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "text", "template", "made"), TEMPLATES)
+def test_templates_mean_what_go_makes_of_them(pattern: str, text: str, template: str, made: str) -> None:
+    """A name is as long as it can be, unknown ones are empty, and a dollar sign that names nothing is itself."""
+    compiled = Pattern(pattern)
+    groups = compiled.groups(text.encode())
+    assert groups is not None
+    assert compiled.template(template)(groups).decode() == made
+
+
+def test_a_text_that_does_not_fit_has_no_groups() -> None:
+    """The pattern has to cover the whole text."""
+    assert Pattern("a(.)").groups(b"abc") is None
+    assert not Pattern("a(.)").fits(b"abc")

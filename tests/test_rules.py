@@ -44,3 +44,40 @@ def test_first_match_wins(grouping: Labels, ttl_ms: int) -> None:
 def test_no_rules() -> None:
     """Without rules the default holds."""
     assert Rules(()).ttl_ms((("job", "x"),), 7) == 7
+
+
+TENANTS = """
+rules:
+  - {match: {job: "own_.*"}}
+  - {match: {job: "fixed"}, tenant: shared}
+  - {match: {team: ".+"}, tenant: "{team}"}
+  - {match: {}, tenant: "{job}-{other}"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("grouping", "tenant"),
+    [
+        ((("job", "own_x"), ("team", "a")), ""),
+        ((("job", "fixed"), ("team", "a")), "shared"),
+        ((("job", "x"), ("team", "a")), "a"),
+        ((("job", "x"),), ""),
+        ((("job", "x"), ("other", "y")), "x-y"),
+    ],
+)
+def test_tenants(grouping: Labels, tenant: str) -> None:
+    """The first rule that matches says whose a group is; one that says nothing gives no tenant."""
+    rules = Rules(load(TENANTS, "test").rules)
+    assert rules.set_tenants
+    assert rules.tenant(grouping) == rules.tenant_at_target(grouping) == tenant
+
+
+def test_labels_that_make_no_tenant() -> None:
+    """What receivers would refuse names the value and the rule, and is none where it is too late to refuse."""
+    rules = Rules(load(TENANTS, "test").rules)
+    grouping = (("job", "x"), ("team", "a b"))
+    with pytest.raises(
+        ValueError, match=r"tenant 'a b' has ' '; want .*; it comes from .* tenant: '\{team\}' in rules"
+    ):
+        rules.tenant(grouping)
+    assert rules.tenant_at_target(grouping) == ""

@@ -1,4 +1,4 @@
-"""Rules and series for comparing our relabeling with a real Prometheus; expectations only where HEAD differs from it."""
+"""Rules and series to compare our relabeling with a real Prometheus; expectations only where HEAD differs from it."""
 
 from dataclasses import dataclass
 
@@ -125,7 +125,8 @@ ROWS: dict[str, Row] = {
     ),
     "hashmod of nothing": Row("[{modulus: 18446744073709551615, target_label: h, action: hashmod}]"),
     "hashmod to keep a part": Row(
-        "[{source_labels: [a], modulus: 2, target_label: h, action: hashmod}, {source_labels: [h], regex: '1', action: keep}]",
+        "[{source_labels: [a], modulus: 2, target_label: h, action: hashmod},"
+        " {source_labels: [h], regex: '1', action: keep}]",
         'a="1"',
     ),
     # labelmap
@@ -134,7 +135,8 @@ ROWS: dict[str, Row] = {
     "labelmap over what is there": Row("[{regex: 'k_(.+)', action: labelmap}]", 'a="0",k_a="1"'),
     "labelmap of two to one": Row("[{regex: 'k_.+', replacement: x, action: labelmap}]", 'k_a="1",k_b="2"'),
     "labelmap of labels that were set": Row(
-        "[{target_label: b, replacement: '3'}, {target_label: a, replacement: '4'}, {regex: 'a|b|c', replacement: x, action: labelmap}]",
+        "[{target_label: b, replacement: '3'}, {target_label: a, replacement: '4'},"
+        " {regex: 'a|b|c', replacement: x, action: labelmap}]",
         'a="1",c="2"',
         differs=SORTED_LABELMAP,
         head={"__name__": "m", "a": "4", "b": "3", "c": "2", "x": "4"},

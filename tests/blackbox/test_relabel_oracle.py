@@ -6,7 +6,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import yaml
@@ -68,7 +67,7 @@ def job(number: int, row: Row, port: int) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Labels]]:
     """What Prometheus made of each series, by its value, once every page was scraped."""
-    directory: Path = tmp_path_factory.mktemp("oracle")
+    directory = tmp_path_factory.mktemp("oracle")
     pages = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
     threading.Thread(target=pages.serve_forever, daemon=True).start()
     jobs = [job(NUMBERS[row_id], row, pages.server_address[1]) for row_id, row in ROWS.items()]

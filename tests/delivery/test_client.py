@@ -40,6 +40,21 @@ async def test_repeats_say_so() -> None:
     assert receiver.headers[0]["Retry-Attempt"] == "3"
 
 
+async def test_a_tenant_stands_over_the_configured_header() -> None:
+    """A request of a tenant says so, once, however the configured header is spelled; others have the configured one."""
+    receiver = Receiver()
+    async with receiver.serving() as url, aiohttp.ClientSession() as session:
+        client = RemoteWriteClient(
+            session, url, now_s=lambda: NOW_S, headers={"x-scope-orgid": "shared"}, tenant_header="X-Scope-OrgID"
+        )
+        for tenant in ("a", "", "b"):
+            assert await client.send(b"", 0, tenant) == Delivered(204)
+    found = [
+        [value for name, value in headers.items() if name.lower() == "x-scope-orgid"] for headers in receiver.headers
+    ]
+    assert found == [["a"], ["shared"], ["b"]]
+
+
 async def test_large_body() -> None:
     """A body of several MiB arrives whole."""
     receiver = Receiver()
