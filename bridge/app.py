@@ -18,8 +18,9 @@ import structlog
 from bridge.config.file import Config
 from bridge.config.remote_write import RemoteWrite
 from bridge.config.units import split_address
+from bridge.delivery.batch import Request
 from bridge.delivery.client import RemoteWriteClient
-from bridge.delivery.sender import Sender
+from bridge.delivery.sender import Options, Sender
 from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.flatten import FlattenOptions
@@ -189,7 +190,8 @@ class Agent:
         # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
         reader = JournalReader(self._journal.path, lambda: self.committer.known_seq)
         self._readers.append(reader)
-        max_samples = target.queue_config.max_samples_per_send
+        queue = target.queue_config
+        max_samples = queue.max_samples_per_send
         rules, utf8_names = self.committer.schedule.rules, self.config.push.enable_utf8_names
         target_rules = rules_of_target(target, rules, utf8_names=utf8_names)
         hold = TargetHold(
@@ -219,11 +221,18 @@ class Agent:
             clock_s=time.monotonic,
             sleep=asyncio.sleep,
             random_01=random.random,
-            cursor=ledger.cursors[target.target].seq,
-            max_samples_per_send=max_samples,
-            min_backoff_s=target.queue_config.min_backoff,
-            max_backoff_s=target.queue_config.max_backoff,
-            rules=target_rules,
+            cursor=self.committer.ledger.cursors[target.target].seq,
+            options=Options(
+                max_samples,
+                capacity=queue.capacity,
+                min_shards=queue.min_shards,
+                max_shards=queue.max_shards,
+                min_backoff_s=queue.min_backoff,
+                max_backoff_s=queue.max_backoff,
+                on_rejected=target.on_rejected,
+                rules=target_rules,
+            ),
+            probe=lambda: Request(self._heartbeat.probe(self._now_ms()), 1),
         )
 
     async def _keep_time(self) -> None:
@@ -247,6 +256,10 @@ class Agent:
                     while await self.committer.trim(int(self.config.storage.retention * 1000)):
                         pass
                     await self.committer.trim_runs(int(self.config.push.forget_after * 1000))
+                    storage = self.config.storage
+                    await self.committer.trim_letters(
+                        int(storage.dead_letter_retention * 1000), storage.max_dead_letters
+                    )
             except PushRefusedError as error:
                 _log.debug("journal_unavailable", error=str(error))
 

@@ -7,7 +7,8 @@ nothing is counted here. Pure: what the parts have to say is asked at each point
 from collections.abc import Callable, Iterable, Mapping
 
 from bridge.model import Labels
-from bridge.wire.head import make_head
+from bridge.wire import snappy_block
+from bridge.wire.head import encode_samples, make_head
 from bridge.wire.remote_write import label_bytes, value_bytes
 
 JOB = "pushbridge"
@@ -36,6 +37,12 @@ class Heartbeat:
         so that a group without an instance does not look like one on the agent's.
         """
         self._sources.append((source, about_agent))
+
+    def probe(self, at_ms: int) -> bytes:
+        """A block with one sample that a receiver in order takes: it tells bad data from a receiver in trouble."""
+        return snappy_block.compress(
+            encode_samples([self._head((True, "pushbridge_probe", ()))], [value_bytes(1.0)], at_ms)
+        )
 
     def points(
         self, at_ms: int, tenant_of: Callable[[Labels], str] | None = None

@@ -205,6 +205,9 @@ class AccountCollector(Collector):
         dropped = CounterMetricFamily(
             "pushbridge_samples_dropped", "Samples that the target will never get.", labels=["target", "reason"]
         )
+        dead = CounterMetricFamily(
+            "pushbridge_samples_dead_lettered", "Samples that the target refused for good.", labels=["target", "reason"]
+        )
         waiting = GaugeMetricFamily("pushbridge_samples_pending", "Samples not yet confirmed.", labels=target)
         age = GaugeMetricFamily(
             "pushbridge_oldest_pending_age_seconds",
@@ -216,11 +219,13 @@ class AccountCollector(Collector):
             waiting.add_metric([name], pending(cursor, accepted))
             for reason, samples in cursor.dropped:
                 dropped.add_metric([name, reason], samples)
+            for reason, samples in cursor.dead_lettered:
+                dead.add_metric([name, reason], samples)
             with suppress(JournalUnavailableError):
                 oldest_ms = self._reader.oldest_ms(cursor.seq)
                 now_ms = self._now_ms()
                 age.add_metric([name], max(0, now_ms - (now_ms if oldest_ms is None else oldest_ms)) / 1000)
-        yield from (delivered, waiting, dropped, age)
+        yield from (delivered, waiting, dead, dropped, age)
 
 
 class OverdueCollector(Collector):

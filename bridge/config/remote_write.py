@@ -4,7 +4,7 @@ Owns the settings of one target, nothing of what is done with them.
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -38,6 +38,13 @@ class QueueConfig(Section):
     max_samples_per_send: Annotated[int, AfterValidator(positive)] = Field(
         default=2000, description="Most samples in one request."
     )
+    capacity: Annotated[int, AfterValidator(positive)] = Field(
+        default=10_000, description="Most samples of one shard that are read and not yet settled."
+    )
+    min_shards: Annotated[int, AfterValidator(positive)] = Field(default=1, description="Requests in flight at least.")
+    max_shards: Annotated[int, AfterValidator(positive)] = Field(
+        default=50, description="Requests in flight at most, when there is a backlog."
+    )
     min_backoff: Duration = Field(default="30ms", description="First delay of a retry.")  # type: ignore[assignment]
     max_backoff: Duration = Field(default="5s", description="Longest delay between retries.")  # type: ignore[assignment]
 
@@ -45,6 +52,9 @@ class QueueConfig(Section):
     def _ordered(self) -> "QueueConfig":
         if not 0 < self.min_backoff <= self.max_backoff:
             msg = "min_backoff must be more than 0 and not more than max_backoff"
+            raise ValueError(msg)
+        if self.min_shards > self.max_shards:
+            msg = "min_shards must not be more than max_shards"
             raise ValueError(msg)
         return self
 
@@ -61,6 +71,10 @@ class RemoteWrite(Section):
     headers: dict[str, str] = Field(default={}, description="Extra request headers.")
     queue_config: QueueConfig = Field(default=QueueConfig(), description="Batching and retries.")
     write_relabel_configs: tuple[RelabelConfig, ...] = Field(default=(), description="Rules for what is sent.")
+    on_rejected: Literal["split", "drop"] = Field(
+        default="split",
+        description="When something in a request is refused for good: find it and keep it as dead letter, or drop all.",
+    )
     tenant_header: Annotated[str, AfterValidator(unreserved_header)] = Field(
         default="X-Scope-OrgID", description="Header for the tenant that a rule gives."
     )

@@ -79,6 +79,11 @@ class Storage(Section):
         description="When undelivered pushes fill the journal: reject pushes with 503, or drop the oldest.",
     )
 
+    max_dead_letters: Annotated[int, AfterValidator(positive)] = Field(
+        default=100_000, description="Most samples kept as dead letters; the oldest go first."
+    )
+    dead_letter_retention: Duration = Field(default="30d", description="How long dead letters are kept.")  # type: ignore[assignment]
+
     @property
     def spool(self) -> Path:
         """The spool directory that every agent has."""

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from bridge.errors import JournalFullError, JournalUnavailableError
 from bridge.journal.rows import Settled
 
-MAX_UNCONFIRMED = 4
-"""Batches that may wait for the journal to write their confirmation; a crash sends at most these again."""
+MAX_UNCONFIRMED = 64
+"""Stretches that may wait for the journal to write their confirmation; a crash sends these again."""
 
 Confirm = Callable[[str, Sequence[Settled]], Awaitable[None]]
 """(target, what became of the rows, in order); returns when that is durable."""
@@ -52,11 +52,11 @@ class Confirmations:
         await self._empty.wait()
 
     async def room(self) -> None:
-        """Return when fewer than `MAX_UNCONFIRMED` batches wait for their confirmation."""
+        """Return when fewer than `MAX_UNCONFIRMED` stretches wait for their confirmation."""
         await self._room.wait()
 
     def add(self, settled: Settled) -> None:
-        """Take over one settled batch."""
+        """Take over one settled stretch."""
         self._settled.append(settled)
         self._unconfirmed += 1
         self._empty.clear()

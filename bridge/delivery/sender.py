@@ -1,25 +1,50 @@
-"""One target's way through the journal: read, join, send, confirm, move on.
+"""One target's way through the journal: read, pack, hand over, confirm, move on.
 
-Owns order (one request in flight, the same bytes until the receiver takes or refuses them) and the
-account: every sample read is confirmed as delivered or as dropped for a reason. Reading and writing the
-journal, HTTP and metrics are given in; what a status means is `outcome`, how long to wait `backoff`.
+Owns what is read when, how many requests are in flight, and the turn of the repeats. What is sent how is the courier's
+business, the order of a series the shards', how far the cursor may go the window's. Reading and writing the journal,
+HTTP and metrics are given in.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, backoff_s, delay_s
-from bridge.delivery.batch import Batch, Fate, Request, plan_batch, settle
+from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, backoff_s
+from bridge.delivery.batch import Request
 from bridge.delivery.confirmations import Confirm, Confirmations
-from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
-from bridge.delivery.rewrite import TargetRules
+from bridge.delivery.courier import Client, Courier, Observer, OnRejected, Pace, Posted
+from bridge.delivery.outcome import Rejected, RetryLater
+from bridge.delivery.rewrite import TargetRules, prepare
+from bridge.delivery.scaling import average, wanted_shards
+from bridge.delivery.shards import Shards
 from bridge.delivery.throttle import ThrottledLog
+from bridge.delivery.window import Refusal, Window
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry
 
 GATHER_S = 0.05
 """A request that was not full is followed by the next one no sooner: a request costs as much as several pushes."""
+_CALM_S = 10.0
+"""So long after the last backlog the shards for it are given up."""
+_NO_RULES = TargetRules()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is set for a target: its queue in the words of Prometheus' queue_config, and its rules."""
+
+    max_samples_per_send: int = 2000
+    max_body_bytes: int = 8 << 20
+    """Of a request, uncompressed."""
+    capacity: int = 10_000
+    """Samples of one shard that are read and not settled."""
+    min_shards: int = 1
+    max_shards: int = 50
+    min_backoff_s: float = MIN_BACKOFF_S
+    max_backoff_s: float = MAX_BACKOFF_S
+    on_rejected: OnRejected = "split"
+    rules: TargetRules = _NO_RULES
 
 
 class Reader(Protocol):
@@ -34,55 +59,10 @@ class Reader(Protocol):
         ...
 
 
-class Client(Protocol):
-    """One POST (`bridge.delivery.client`)."""
-
-    async def send(self, block: bytes, attempt: int, tenant: str) -> Outcome:
-        """Send a snappy block of a tenant; `attempt` is 0 for the first try. Raises nothing but cancellation."""
-        ...
-
-
-class Observer(Protocol):
-    """What metrics want to know; called on the loop, must not block or raise."""
-
-    def request_finished(
-        self, target: str, status: int | None, latency_s: float, samples: int, sent_bytes: int
-    ) -> None:
-        """Count one POST; `status` is None when there was no answer."""
-        ...
-
-    def retried(self, target: str, samples: int) -> None:
-        """Count samples that are sent again."""
-        ...
-
-    def repeated(self, target: str, reason: str, samples: int) -> None:
-        """Count repeats that the target has, or that it refused for a reason."""
-        ...
-
-
-class HeldRequest(Protocol):
-    """The bytes of one POST of repeats."""
-
-    @property
-    def block(self) -> bytes:
-        """A snappy block."""
-        ...
-
-    @property
-    def samples(self) -> int:
-        """How many samples it holds; 0 says that there is nothing to send."""
-        ...
-
-    @property
-    def tenant(self) -> str:
-        """Whose samples these are, "" when the target's own headers say it."""
-        ...
-
-
 class Hold(Protocol):
     """What is repeated for this target (`bridge.hold`)."""
 
-    def request(self, cursor: int, *, drained: bool) -> HeldRequest | None:
+    def request(self, cursor: int, *, drained: bool) -> Posted | None:
         """Return what is to be sent now, the same again until `sent`; None when nothing is due.
 
         `drained` says that the journal has nothing behind `cursor`.
@@ -113,80 +93,95 @@ class Sender:
         sleep: Callable[[float], Coroutine[None, None, None]],
         random_01: Callable[[], float],
         cursor: int = 0,
-        max_samples_per_send: int = 2000,
-        max_body_bytes: int = 8 << 20,
-        min_backoff_s: float = MIN_BACKOFF_S,
-        max_backoff_s: float = MAX_BACKOFF_S,
-        rules: TargetRules | None = None,
+        options: Options | None = None,
+        probe: Callable[[], Request] | None = None,
     ) -> None:
-        """Start behind `cursor`, the newest confirmed sequence number.
+        """Start behind `cursor`, the newest confirmed sequence number; `url` is for logs only.
 
-        `hand_out(target, seq)` is told what has been taken before anything else may run.
-        `wait_for_work(seq)` returns once the journal has something behind `seq`, or `hold` something new. `url` is
-        for logs only.
-        `clock_s` is monotonic; `random_01` gives numbers from 0 to 1.
+        `hand_out(target, seq)` is told what has been taken before anything else may run. `wait_for_work(seq)` returns
+        once the journal has something behind `seq`, or `hold` something new. `clock_s` is monotonic; `random_01` gives
+        numbers from 0 to 1. `probe` is the courier's.
         """
         self._name = name
         self._reader = reader
         self._hand_out = hand_out
         self._wait_for_work = wait_for_work
         self._hold = hold
-        self._held_failures = 0
-        self._next_repeat_s = 0.0
-        self._client = client
+        self._held_failures, self._next_repeat_s = 0, 0.0
         self._observer = observer
-        self._clock_s = clock_s
-        self._sleep = sleep
-        self._random_01 = random_01
-        self._seq = cursor
-        self._next_read_s = 0.0
-        self._max_samples = max_samples_per_send
-        self._max_body_bytes = max_body_bytes
-        self._rules = rules or TargetRules()
-        self._backoff_s = min_backoff_s, max_backoff_s
+        self._clock_s, self._sleep, self._random_01 = clock_s, sleep, random_01
+        self._seq, self._next_read_s = cursor, 0.0
+        self._options = options = options or Options()
+        self._prepare_s = self._latency_s = self._calm_since_s = 0.0
         self._stopping = asyncio.Event()
         self._log = ThrottledLog(name, url, clock_s)
+        self._pace = Pace(clock_s, self._sleep_unless_stopped, random_01, options.min_backoff_s, options.max_backoff_s)
+        self._courier = Courier(
+            name,
+            client=client,
+            observer=observer,
+            log=self._log,
+            pace=self._pace,
+            stopping=self._stopping,
+            on_rejected=options.on_rejected,
+            probe=probe,
+        )
+        self._window = Window()
+        self._shards = Shards(
+            self._courier.settle,
+            self._settled,
+            number=options.min_shards,
+            max_samples=options.max_samples_per_send,
+            max_body_bytes=options.max_body_bytes,
+            capacity=options.capacity,
+        )
         self._confirmations = Confirmations(name, cursor, confirm, self._journal_failed)
+
+    @property
+    def shards(self) -> int:
+        """How many requests may be in flight now."""
+        return self._shards.number
 
     async def run(self) -> None:
         """Deliver until `stop` or cancellation.
 
-        After `stop` it returns once the last batch is confirmed. After cancellation whatever was under way
+        After `stop` it returns once what was in flight is confirmed. After cancellation whatever was under way
         is unconfirmed, so the next start sends it again. Anything unexpected from the parts given in
         leaves as an ExceptionGroup.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._confirmations.run())
+            self._shards.start(group)
             await self._deliver()
+            await self._shards.finish()
             self._confirmations.close()
 
     def stop(self) -> None:
-        """Ask `run` to finish: the batch in hand is sent on, but a failed request is not waited for again."""
+        """Ask `run` to finish: requests in flight end, but none is tried again and none begun."""
         self._stopping.set()
 
     async def _deliver(self) -> None:
         while not self._stopping.is_set():
             await self._confirmations.room()
-            await self._repeat(drained=False)
-            batch = await self._next_batch()
-            if batch is None:
+            if self._shards.full or self._courier.stuck:
+                await self._unless_stopped(self._make_room())
                 continue
-            fates: list[Fate] = []
-            if batch.damaged:
-                self._log.error("journal_entries_damaged", last_seq=batch.last_seq, samples=batch.damaged)
-            for request in batch.requests:
-                fate = await self._settle(request)
-                if fate is None:
-                    return
-                fates.append(fate)
-            for settled in settle(batch, fates):
-                self._confirmations.add(settled)
-            self._seq = batch.last_seq
+            await self._repeat(drained=False)
+            await self._read_next()
+
+    def _settled(self, request: Request, refusals: Sequence[Refusal]) -> None:
+        self._window.settle(request, refusals)
+        self._confirm()
+
+    def _confirm(self) -> None:
+        for settled in self._window.take():
+            self._confirmations.add(settled)
 
     async def _repeat(self, *, drained: bool) -> bool:
         """Send the next repeats that are due; False when there are none.
 
         One try: what failed is tried later, with what the groups are by then, and the journal does not wait for it.
+        Rows in flight do no harm: they are of groups that are left out, because these rows are newer than the point.
         """
         if self._stopping.is_set() or self._clock_s() < self._next_repeat_s:
             return False
@@ -199,105 +194,113 @@ class Sender:
             self._hold.sent()
             await asyncio.sleep(0)
             return True
-        outcome = await self._post(request, self._held_failures)
+        outcome = await self._courier.post(request, self._held_failures)
+        outcome = await self._courier.doubt(outcome, self._held_failures + 1)
         if isinstance(outcome, RetryLater):
             self._held_failures += 1
-            wait_s = delay_s(self._held_failures, outcome.after_s, self._random_01(), *self._backoff_s)
-            self._log_retry(outcome, self._held_failures, wait_s, request.samples)
+            wait_s = self._pace.delay_s(self._held_failures, outcome.after_s)
+            self._courier.log_retry(outcome, self._held_failures, wait_s, request.samples)
             self._next_repeat_s = self._clock_s() + wait_s
             if outcome.after_s is not None:
-                await self._unless_stopped(self._sleep(wait_s))
+                await self._sleep_unless_stopped(wait_s)
             return True
+        refused = 0
+        if isinstance(outcome, Rejected):
+            one = Request(request.block, request.samples, request.tenant)
+            for refusal in await self._courier.find_refused(one, outcome) or ():
+                refused += refusal.stop - refusal.start
+                self._observer.repeated(self._name, f"http_{refusal.status}", refusal.stop - refusal.start)
         self._held_failures, self._next_repeat_s = 0, 0.0
         self._hold.sent()
-        reason = outcome.reason if isinstance(outcome, Rejected) else ""
-        if isinstance(outcome, Rejected):
-            self._log.error("repeats_rejected", status=outcome.status, words=outcome.words, samples=request.samples)
-        self._observer.repeated(self._name, reason, request.samples)
+        if refused < request.samples:
+            self._observer.repeated(self._name, "", request.samples - refused)
         return True
 
-    async def _post(self, request: HeldRequest, attempt: int) -> Outcome:
-        started_s = self._clock_s()
-        outcome = await self._client.send(request.block, attempt, request.tenant)
-        latency_s = self._clock_s() - started_s
-        self._observer.request_finished(self._name, outcome.status, latency_s, request.samples, len(request.block))
-        return outcome
-
-    async def _next_batch(self) -> Batch | None:
-        """Return what comes next, or None after waiting for it, for a broken disk or for `stop`."""
+    async def _read_next(self) -> None:
+        """Take what comes next, or wait for it, for a broken disk or for `stop`."""
         # On the loop's thread on purpose. sqlite3 gives up the GIL for every row, and a worker thread gets it
         # back only after a switch interval (5 ms) while the loop is busy: 2000 rows would take seconds. Here they
         # take a few milliseconds, the limits bound each read, and a request comes between any two of them.
         while (wait_s := self._next_read_s - self._clock_s()) > 0:
             if not await self._repeat(drained=False):
-                await self._unless_stopped(self._sleep(wait_s))
+                await self._sleep_unless_stopped(wait_s)
+        started_s = self._clock_s()
         try:
-            entries = self._reader.read(self._seq, self._max_samples, self._max_body_bytes)
+            entries = self._reader.read(self._seq, self._options.max_samples_per_send, self._options.max_body_bytes)
         except JournalUnavailableError as error:
             await self._unless_stopped(self._journal_failed("read", 1, error))
-            return None
+            return
         if not entries:
-            if self._confirmations.waits:
-                await self._unless_stopped(self._confirmations.all_confirmed())
-            elif not await self._repeat(drained=True):
-                pause_s = self._next_repeat_s - self._clock_s()
-                pauses = [self._sleep(pause_s)] if pause_s > 0 else []
-                await self._unless_stopped(self._wait_for_work(self._seq), *pauses)
-            return None
-        full = sum(entry.samples for entry in entries) >= self._max_samples // 2
-        self._next_read_s = 0.0 if full else self._clock_s() + GATHER_S
-        if entries[0].samples > self._max_samples:
-            self._hand_out(self._name, entries[0].seq)
-            # Cutting up a large entry is plain Python over every series, so it must not hold the loop.
-            return await asyncio.to_thread(
-                plan_batch, entries[:1], self._max_samples, self._max_body_bytes, self._rules
-            )
-        batch = plan_batch(entries, self._max_samples, self._max_body_bytes, self._rules)
-        self._hand_out(self._name, batch.last_seq)
-        return batch
+            await self._wait_for_rows()
+            return
+        for entry in entries:
+            self._take(entry)
+        self._seq = entries[-1].seq
+        self._hand_out(self._name, self._seq)
+        self._confirm()
+        samples = sum(entry.samples for entry in entries)
+        if samples < self._options.max_samples_per_send // 2:
+            self._shards.flush()
+            self._next_read_s = self._clock_s() + GATHER_S
+        else:
+            now_s = self._clock_s()
+            one_s = (now_s - started_s) * self._options.max_samples_per_send / samples
+            self._prepare_s, self._calm_since_s, self._next_read_s = average(self._prepare_s, one_s), now_s, 0.0
+            # What was packed goes out before the next piece is read.
+            await asyncio.sleep(0)
 
-    async def _settle(self, request: Request) -> Fate | None:
-        """Send one request until its fate is known; None when stopped before."""
-        attempt = 0
-        while True:
-            outcome = await self._post(request, attempt)
-            if isinstance(outcome, Delivered):
-                return Fate(delivered=request.samples)
-            if isinstance(outcome, Rejected):
-                return await self.settle_rejected(request, outcome)
-            attempt += 1
-            wait_s = delay_s(attempt, outcome.after_s, self._random_01(), *self._backoff_s)
-            self._log_retry(outcome, attempt, wait_s, request.samples)
-            await self._unless_stopped(self._sleep(wait_s))
-            if self._stopping.is_set():
-                return None
-            self._observer.retried(self._name, request.samples)
+    def _take(self, entry: Entry) -> None:
+        row = prepare(entry, self._options.rules)
+        if row is not None:
+            try:
+                if row.samples:
+                    self._shards.put(entry.group, entry.seq, row)
+                self._window.open(entry.seq, row.samples, row.dropped)
+            except ValueError:
+                pass
+            else:
+                return
+        self._log.error("journal_entries_damaged", last_seq=entry.seq, samples=entry.samples)
+        self._window.open(entry.seq, 0, {"damaged": entry.samples})
 
-    async def settle_rejected(self, request: Request, rejected: Rejected) -> Fate:
-        """Decide about a request that was refused for good: all of it is dropped, with the status as reason."""
-        self._log.error(
-            "remote_write_rejected",
-            status=rejected.status,
-            words=rejected.words,
-            samples=request.samples,
-            result="these samples are dropped for this target",
-        )
-        return Fate(dropped={rejected.reason: request.samples}, words=rejected.words)
+    async def _make_room(self) -> None:
+        """Wait until more may be read, and have more shards when that is what is missing."""
+        # What is read while nothing gets through could not be dropped any more when the journal is full.
+        while self._courier.stuck:
+            await self._shards.change()
+        await self._shards.room()
+        self._latency_s = average(self._latency_s, self._courier.latency_s)
+        options, now = self._options, self._shards.number
+        wanted = wanted_shards(now, self._latency_s, self._prepare_s, options.min_shards, options.max_shards)
+        if wanted != now and not self._courier.troubled:
+            await self._shards.resize(wanted)
 
-    def _log_retry(self, outcome: RetryLater, attempt: int, wait_s: float, samples: int) -> None:
-        self._log.warning(
-            "remote_write_failed",
-            status=outcome.status,
-            words=outcome.words,
-            attempt=attempt,
-            retry_in_s=round(wait_s, 3),
-            samples=samples,
-        )
+    async def _wait_for_rows(self) -> None:
+        """Return when there may be rows, or a repeat that can be sent."""
+        if self._window or self._confirmations.waits:
+            await self._unless_stopped(self._all_confirmed(), self._wait_for_work(self._seq))
+            return
+        if self._shards.number > self._options.min_shards and self._clock_s() > self._calm_since_s + _CALM_S:
+            await self._shards.resize(self._options.min_shards)
+        if await self._repeat(drained=True):
+            return
+        if (pause_s := self._next_repeat_s - self._clock_s()) > 0:
+            # There is something new to repeat, but not yet: waiting for it would return at once.
+            await self._sleep_unless_stopped(min(pause_s, GATHER_S))
+        else:
+            await self._unless_stopped(self._wait_for_work(self._seq))
+
+    async def _all_confirmed(self) -> None:
+        await self._shards.emptied()
+        await self._confirmations.all_confirmed()
 
     async def _journal_failed(self, action: str, attempt: int, error: Exception) -> None:
         """Log that the journal could not be used and wait before the next try."""
         self._log.error("journal_failed", action=action, error=str(error), attempt=attempt)
         await self._sleep(backoff_s(attempt, self._random_01(), min_s=1.0, max_s=5.0))
+
+    async def _sleep_unless_stopped(self, seconds: float) -> None:
+        await self._unless_stopped(self._sleep(seconds))
 
     async def _unless_stopped(self, *waiting: Coroutine[None, None, None]) -> None:
         """Await the first of several things, but no longer than until `stop`."""

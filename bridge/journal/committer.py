@@ -203,6 +203,16 @@ class Committer:
         before_ms = self._now_ms() - life_ms
         await self.submit(lambda _: self._journal.trim_runs(before_ms))
 
+    async def trim_letters(self, retention_ms: int, most_samples: int) -> None:
+        """Forget dead letters that are older, and the oldest over the bound."""
+        before_ms = self._now_ms() - retention_ms
+        await self.submit(lambda _: self._journal.trim_letters(before_ms, most_samples))
+
+    async def delete_letters(self, ids: Sequence[int]) -> int:
+        """Forget these dead letters; gives how many there were."""
+        deleted: int = await self.submit(lambda _: self._journal.delete_letters(ids))
+        return deleted
+
     def _trim(self, before_ms: int) -> int:
         through_seq = min(self.ledger.floor(self._journal.end_seq), self._journal.state_seq)
         return self._journal.trim(before_ms, through_seq, _TRIM_ROWS, ended_before_ms=before_ms)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import JournalUnavailableError
-from bridge.journal import notes, run_table
+from bridge.journal import notes, run_table, target_table
 from bridge.journal.recovery import connect_read_only
-from bridge.journal.rows import DeliveryRow, RunRow
+from bridge.journal.rows import DeadLetter, DeliveryRow, RunRow
 from bridge.journal.run_table import KnownRun, RunQuestion
 
 _PUSHES = frozenset({"put", "post", "delete"})
@@ -87,6 +87,20 @@ class History:
         """Give what is known of these rows at a target. Raise JournalUnavailableError."""
         try:
             return notes.find_deliveries(self._connection, target, first_seq, last_seq)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def dead_letters(self, target: str | None, before_id: int, limit: int) -> list[DeadLetter]:
+        """Give the newest dead letters before an id, of one target if it is named. Raise JournalUnavailableError."""
+        try:
+            return target_table.find_letters(self._connection, target, before_id, limit)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def dead_letter(self, letter_id: int) -> DeadLetter | None:
+        """Give one dead letter, None when it is not kept. Raise JournalUnavailableError."""
+        try:
+            return target_table.find_letter(self._connection, letter_id)
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 

@@ -1,9 +1,10 @@
-"""The account of every target: accepted = delivered + pending + dropped (design.md section 3.2).
+"""The account of every target: accepted = delivered + pending + dead-lettered + dropped (design.md section 3.2).
 
 Owns the cursors in memory. A pending figure is never stored: it is what the totals leave, so the
 sum holds by construction; what a recovery lost is booked as dropped when the agent starts.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -48,15 +49,21 @@ class Ledger:
 
 def add_dropped(cursor: CursorRow, dropped: Mapping[str, int]) -> CursorRow:
     """The cursor with more samples dropped, by reason."""
-    totals = dict(cursor.dropped)
-    for reason, samples in dropped.items():
-        totals[reason] = totals.get(reason, 0) + samples
-    return replace(cursor, dropped=tuple(sorted(totals.items())))
+    return replace(cursor, dropped=_add(cursor.dropped, dropped)) if dropped else cursor
+
+
+def _add(totals: tuple[tuple[str, int], ...], more: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((Counter(dict(totals)) + Counter(more)).items()))
 
 
 def confirm(cursor: CursorRow, settled: Settled) -> CursorRow:
     """The cursor moved on; confirmations arrive in order."""
     moved = add_dropped(cursor, settled.dropped)
+    if settled.letters:
+        refused: Counter[str] = Counter()
+        for letter in settled.letters:
+            refused[letter.reason] += letter.samples
+        moved = replace(moved, dead_lettered=_add(cursor.dead_lettered, refused))
     return replace(moved, seq=max(settled.last_seq, cursor.seq), delivered=cursor.delivered + settled.delivered)
 
 
@@ -65,7 +72,8 @@ def note_delivery(newest: DeliveryRow | None, target: str, settled: Settled, now
 
     The time of a note is that of its first rows and stays: a receipt that was given must not change.
     """
-    reason = " ".join(sorted(settled.dropped.keys() - BY_RULES))
+    refused = {letter.reason for letter in settled.letters}
+    reason = " ".join(sorted(refused | (settled.dropped.keys() - BY_RULES)))
     if (
         newest is not None
         and newest.last_seq + 1 == settled.first_seq
@@ -78,4 +86,5 @@ def note_delivery(newest: DeliveryRow | None, target: str, settled: Settled, now
 
 def pending(cursor: CursorRow, accepted_total: int) -> int:
     """Samples that the target can still get."""
-    return accepted_total - cursor.start_total - cursor.delivered - sum(count for _, count in cursor.dropped)
+    known = sum(count for _, count in (*cursor.dropped, *cursor.dead_lettered))
+    return accepted_total - cursor.start_total - cursor.delivered - known

@@ -29,6 +29,7 @@ _SALVAGED: dict[str, tuple[type, ...]] = {
     "keys": (bytes, str, bytes, int, int, int),
     "deliveries": (str, int, int, int, str, str),
     "runs": (bytes, *(int,) * 9),
+    "dead_letters": (int, str, int, int, int, int, str, int, str, bytes),
 }
 
 Row = tuple[object, ...]
@@ -237,7 +238,7 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
     last_seq = max(0, meta.get("last_seq", 0))
     accepted = max(0, meta.get("accepted_total", 0))
     for row in _rows(source, "cursors"):
-        if _typed(row, (str, int, int, int, str)):
+        if _typed(row, (str, int, int, int, str, str)):
             _insert(target, "cursors", row)
             last_seq = max(last_seq, int(str(row[1])))
     for table, types in _SALVAGED.items():

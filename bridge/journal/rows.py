@@ -89,6 +89,36 @@ class CursorRow:
     delivered: int
     dropped: tuple[tuple[str, int], ...]
     """(reason, samples) pairs."""
+    dead_lettered: tuple[tuple[str, int], ...] = ()
+    """(reason, samples) pairs, whether the dead letters are still kept or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Samples of one row that a target refused for good."""
+
+    seq: int
+    """The row."""
+    samples: int
+    status: int
+    """The target's answer."""
+    words: str
+    """The target's own."""
+    maybe_stored: bool
+    """An earlier request with these samples had no clear answer: the target may have them."""
+    body: bytes
+    """They themselves, as in a row."""
+    tenant: str = ""
+    target: str = ""
+    at_ms: int = 0
+    """When it was refused."""
+    id: int = 0
+    """The journal's number for it, 0 before it has one."""
+
+    @property
+    def reason(self) -> str:
+        """The `reason` label of metrics."""
+        return f"http_{self.status}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +159,7 @@ class Settled:
     dropped: Mapping[str, int]
     """Samples by reason."""
     words: str = ""
+    letters: tuple[DeadLetter, ...] = ()
 
 
 UNKNOWN = -1
@@ -171,3 +202,4 @@ class Batch:
     deliveries: tuple[DeliveryRow, ...] = ()
     runs: tuple[RunNote, ...] = ()
     """In their order."""
+    letters: tuple[DeadLetter, ...] = ()

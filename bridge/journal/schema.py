@@ -48,7 +48,19 @@ TABLES = {
         seq INTEGER NOT NULL,
         start_total INTEGER NOT NULL,
         delivered INTEGER NOT NULL,
-        dropped TEXT NOT NULL)""",
+        dropped TEXT NOT NULL,
+        dead_lettered TEXT NOT NULL)""",
+    "dead_letters": """CREATE TABLE dead_letters (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        target TEXT NOT NULL,
+        at_ms INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        samples INTEGER NOT NULL,
+        status INTEGER NOT NULL,
+        words TEXT NOT NULL,
+        maybe_stored INTEGER NOT NULL,
+        tenant TEXT NOT NULL,
+        body BLOB NOT NULL)""",
     "keys": """CREATE TABLE keys (
         grp BLOB NOT NULL,
         key TEXT NOT NULL,
@@ -91,7 +103,7 @@ READ_GROUPS = """SELECT CAST(key AS BLOB), CAST(seq AS INTEGER), CAST(last_ms AS
     CAST(failure_ms AS INTEGER), live, CAST(expires_ms AS INTEGER), hold, crc, CAST(doubles AS BLOB)
     FROM groups ORDER BY key"""
 READ_CURSORS = """SELECT CAST(target AS BLOB), CAST(seq AS INTEGER), CAST(start_total AS INTEGER),
-    CAST(delivered AS INTEGER), CAST(dropped AS BLOB) FROM cursors ORDER BY target"""
+    CAST(delivered AS INTEGER), CAST(dropped AS BLOB), CAST(dead_lettered AS BLOB) FROM cursors ORDER BY target"""
 READ_PARTS = """SELECT crc, CAST(families AS BLOB), CAST(heads AS BLOB) FROM group_parts
     WHERE grp = ? ORDER BY position"""
 

@@ -10,7 +10,18 @@ from typing import Any
 from bridge.encode import encode_change, encode_group
 from bridge.groups import Change, Group
 from bridge.journal.ledger import Ledger, confirm, note_delivery
-from bridge.journal.rows import Batch, CursorRow, DeliveryRow, GroupRow, KeyRow, Record, RunNote, RunRow, Settled
+from bridge.journal.rows import (
+    Batch,
+    CursorRow,
+    DeadLetter,
+    DeliveryRow,
+    GroupRow,
+    KeyRow,
+    Record,
+    RunNote,
+    RunRow,
+    Settled,
+)
 from bridge.journal.store import Journal
 from bridge.registry import Groups
 from bridge.runs import newer
@@ -49,6 +60,7 @@ class Staging:
     deliveries: dict[tuple[str, int], DeliveryRow] = field(default_factory=dict)
     ticked: bool = False
     runs: list[RunNote] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
     newest_runs: dict[bytes, RunRow | None] = field(default_factory=dict)
     """Where this transaction changes them."""
 
@@ -117,6 +129,7 @@ class Staging:
                 newest = note_delivery(newest, target, one, self.now_ms)
                 self.deliveries[target, newest.first_seq] = newest
             self.cursors[target] = confirm(cursor, one)
+            self.letters += [replace(letter, target=target, at_ms=self.now_ms) for letter in one.letters]
 
     def tick(self, at_ms: int) -> None:
         """Begin a point of the grid: whatever changes from here on is newer."""
@@ -150,6 +163,7 @@ class Staging:
             tuple(self.keys.values()),
             tuple(self.deliveries.values()),
             tuple(self.runs),
+            tuple(self.letters),
         )
         return batch, untold
 

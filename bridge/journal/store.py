@@ -4,17 +4,16 @@ Owns the lock of the storage directory, the sequence numbers and the translation
 when to commit, and in which thread, is the group-commit writer's business; opening a damaged file is `recovery`'s.
 """
 
-import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError
-from bridge.journal import notes, run_table, schema
+from bridge.journal import notes, run_table, schema, target_table
 from bridge.journal.directory import free_bytes, lock_directory
 from bridge.journal.recovery import Recovery, connect, open_database
 from bridge.journal.rows import Batch, CursorRow, GroupRow, KeyRow, PartRow, Record
@@ -114,10 +113,7 @@ class Journal:
                 self._connection.execute("UPDATE meta SET value = ? WHERE name = 'state_seq'", (batch.state_seq,))
             if batch.tick_ms:
                 self._connection.execute("UPDATE meta SET value = ? WHERE name = 'tick_ms'", (batch.tick_ms,))
-            if batch.cursors:
-                self._connection.executemany(
-                    "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?, ?)", map(_cursor_values, batch.cursors)
-                )
+            target_table.write(self._connection, batch)
             notes.write(self._connection, batch)
             self._used = self._used_pages()
             full = bool(batch.records) and self.full
@@ -206,11 +202,10 @@ class Journal:
 
     def load_cursors(self) -> list[CursorRow]:
         """Give every target's cursor, by name. Raise JournalUnavailableError."""
-        rows = self._all(schema.READ_CURSORS)
-        return [
-            CursorRow(target.decode(errors="replace"), seq, start_total, delivered, _dropped(text))
-            for target, seq, start_total, delivered, text in rows
-        ]
+        try:
+            return target_table.read_cursors(self._connection)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
 
     def used_bytes(self) -> int:
         """Bytes of the file that held something after the newest change; free pages inside it do not count."""
@@ -229,6 +224,22 @@ class Journal:
         """Forget a target's cursor in the current transaction. Raise JournalUnavailableError."""
         with self._changing():
             self._connection.execute("DELETE FROM cursors WHERE target = ?", (target,))
+
+    def trim_letters(self, before_ms: int, most_samples: int) -> int:
+        """Forget dead letters older than this and the oldest over the bound, in the current transaction.
+
+        Give how many. Raise JournalUnavailableError.
+        """
+        with self._changing():
+            return target_table.trim_letters(self._connection, before_ms, most_samples)
+
+    def delete_letters(self, ids: Sequence[int]) -> int:
+        """Forget these dead letters in the current transaction; give how many there were.
+
+        Raise JournalUnavailableError.
+        """
+        with self._changing():
+            return target_table.delete_letters(self._connection, ids)
 
     def trim(self, before_ms: int, through_seq: int, limit: int, *, ended_before_ms: int) -> int:
         """Delete up to `limit` rows that arrived before `before_ms` and have `seq <= through_seq`; give their number.
@@ -387,14 +398,3 @@ def _group_values(group: GroupRow, seq: int) -> tuple[object, ...]:
         zlib.crc32(group.doubles),
         group.doubles,
     )
-
-
-def _dropped(text: bytes) -> tuple[tuple[str, int], ...]:
-    try:
-        return tuple((str(reason), int(samples)) for reason, samples in json.loads(text))
-    except (ValueError, TypeError):
-        return ()  # Damaged: what the account lacks then is booked as lost.
-
-
-def _cursor_values(cursor: CursorRow) -> tuple[str, int, int, int, str]:
-    return cursor.target, cursor.seq, cursor.start_total, cursor.delivered, json.dumps(cursor.dropped)

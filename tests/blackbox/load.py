@@ -227,11 +227,15 @@ class Account:
     pending: int
     dropped: Mapping[str, int]
     """By reason."""
+    dead_lettered: Mapping[str, int]
+    """By reason."""
 
     @property
     def balanced(self) -> bool:
         """Whether nothing vanished."""
-        return self.pending >= 0 and self.accepted == self.delivered + self.pending + sum(self.dropped.values())
+        return self.pending >= 0 and self.accepted == self.delivered + self.pending + sum(
+            (*self.dropped.values(), *self.dead_lettered.values())
+        )
 
 
 def request(port: int, method: str, path: str, body: bytes = b"") -> Answer:
@@ -263,12 +267,15 @@ def account(port: int) -> Account:
     def of(name: str) -> dict[str, int]:
         return {key: int(value) for key, value in values.items() if re.match(name + r"\b", key)}
 
-    dropped = of("pushbridge_samples_dropped_total")
+    def by_reason(name: str) -> dict[str, int]:
+        return {re.sub(r'.*reason="([^"]*)".*', r"\1", key): value for key, value in of(name).items()}
+
     return Account(
         int(values["pushbridge_samples_accepted_total"]),
         sum(of("pushbridge_samples_delivered_total").values()),
         sum(of("pushbridge_samples_pending").values()),
-        {re.sub(r'.*reason="([^"]*)".*', r"\1", key): value for key, value in dropped.items()},
+        by_reason("pushbridge_samples_dropped_total"),
+        by_reason("pushbridge_samples_dead_lettered_total"),
     )
 
 

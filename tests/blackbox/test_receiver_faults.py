@@ -141,11 +141,11 @@ def test_retry_after_is_honoured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 422])
 def test_a_refused_batch_is_dropped_alone(status: int, tmp_path: Path) -> None:
-    """A batch refused for good is counted and its receiver quoted; the batches before and after arrive."""
+    """With `on_rejected: drop` a request refused for good is counted, its receiver quoted; the others arrive."""
     words = b'out of order sample: got "2", want > 3\nsecond line'
     with (
         ScriptedReceiver(Step(), Step(status, words)) as receiver,
-        agent(tmp_path, config=receiver.config) as server,
+        agent(tmp_path, config=receiver.config.replace("}", ", on_rejected: drop}")) as server,
         Client(server.port) as client,
     ):
         for number in (1, 2, 3):

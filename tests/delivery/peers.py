@@ -11,8 +11,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from bridge._pb import remote_write_v1_pb2 as pb
+from bridge.delivery.batch import Request
 from bridge.delivery.client import RemoteWriteClient
-from bridge.delivery.sender import Hold, Sender
+from bridge.delivery.courier import OnRejected
+from bridge.delivery.sender import Hold, Options, Sender
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry, Settled
 from bridge.wire import snappy_block
@@ -242,6 +244,9 @@ async def running(
     timeout_s: float = 30.0,
     clock: Clock | None = None,
     hold: Hold | None = None,
+    on_rejected: OnRejected = "drop",
+    probe: Callable[[], Request] | None = None,
+    options: Options | None = None,
 ) -> AsyncIterator[Bench]:
     """Run a sender for target "t" against `url`; cancel it at the end if it still runs."""
     clock = clock or Clock()
@@ -260,8 +265,8 @@ async def running(
             sleep=clock.sleep,
             random_01=lambda: 1.0,
             cursor=cursor,
-            max_samples_per_send=max_samples,
-            max_body_bytes=max_bytes,
+            options=options or Options(max_samples, max_bytes, on_rejected=on_rejected),
+            probe=probe,
         )
         task = asyncio.create_task(sender.run())
         try:

@@ -80,7 +80,8 @@ async def test_repeats_fill_the_pauses_of_a_slow_journal() -> None:
     receiver.answers = [status(204), another_row_comes]
     async with receiver.serving() as url, running(url, journal, hold=held, clock=clock):
         await journal.confirmed_up_to(2)
-    assert order(receiver) == ["r1", "a", "r2", "r3", "r4", "b"]
+    assert sorted(order(receiver)) == ["a", "b", "r1", "r2", "r3", "r4"]
+    assert order(receiver)[-1] == "b"
 
 
 async def test_a_failed_repeat_does_not_hold_up_the_journal() -> None:
@@ -105,7 +106,7 @@ async def test_refused_repeats_are_left_out() -> None:
     assert order(receiver) == ["a", "r1", "r2"]
     assert bench.seen.repeats == [("http_400", 1), ("", 1)]
     assert journal.totals() == (1, {})
-    assert [log["words"] for log in logs if log["event"] == "repeats_rejected"] == ["out of order sample"]
+    assert [log["words"] for log in logs if log["event"] == "remote_write_rejected"] == ["out of order sample"]
 
 
 async def test_retry_after_is_honoured_for_repeats_too() -> None:
@@ -114,7 +115,7 @@ async def test_retry_after_is_honoured_for_repeats_too() -> None:
     receiver = Receiver([status(429, Retry_After="7")])
     async with receiver.serving() as url, running(url, journal, hold=held, clock=clock):
         await held.done.wait()
-    assert order(receiver) == ["r", "r"] or order(receiver) == ["r", "a", "r"]
+    assert order(receiver)[:2] == ["r", "r"]
     assert clock.slept[0] == 7.0
 
 

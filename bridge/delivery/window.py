@@ -1,0 +1,109 @@
+"""What was read and is not settled: how far the cursor may go, and what to tell of the rows before it.
+
+Requests end in any order, the cursor only moves over rows of which every sample is settled. Owns that account. Pure.
+"""
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from bridge.delivery.batch import Request
+from bridge.journal.rows import BY_RULES, DeadLetter, Settled
+from bridge.wire import snappy_block
+
+_DELIVERED: tuple[frozenset[str], str] = frozenset(), ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Samples of a request, from `start` to `stop`, that the receiver refused for good."""
+
+    start: int
+    stop: int
+    status: int
+    words: str
+    maybe_stored: bool
+    fields: tuple[bytes, ...] | None
+    """They themselves, to be kept as dead letters; None when they are only counted as dropped."""
+
+
+@dataclass(slots=True)
+class _Row:
+    seq: int
+    left: int
+    delivered: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    words: str = ""
+    letters: list[DeadLetter] = field(default_factory=list)
+
+
+class Window:
+    """Rows in their order, from the first that is not settled on."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._rows: deque[_Row] = deque()
+        self._by_seq: dict[int, _Row] = {}
+
+    def __bool__(self) -> bool:
+        """Whether something is not settled."""
+        return bool(self._rows)
+
+    def open(self, seq: int, samples: int, dropped: Mapping[str, int]) -> None:
+        """Add the next row: `samples` go to the receiver, the others are dropped by reason."""
+        row = _Row(seq, samples, dropped=dropped)
+        self._rows.append(row)
+        self._by_seq[seq] = row
+
+    def settle(self, request: Request, refusals: Sequence[Refusal] = ()) -> None:
+        """Note the end of a request: everything in it is delivered but for the refusals, which are in order."""
+        start = 0
+        for share in request.shares:
+            row = self._by_seq[share.seq]
+            row.left -= share.samples
+            row.delivered += share.samples
+            stop = start + share.samples
+            for refusal in refusals:
+                if refusal.start < stop and start < refusal.stop:
+                    _refuse(row, refusal, start, stop, request.tenant)
+            start = stop
+
+    def take(self) -> list[Settled]:
+        """Give what may be confirmed now, in order; neighbours that met with the same as one stretch."""
+        done: list[_Row] = []
+        while self._rows and self._rows[0].left == 0:
+            row = self._rows.popleft()
+            del self._by_seq[row.seq]
+            done.append(row)
+        return [_join(list(rows)) for _, rows in groupby(done, key=_fate)]
+
+
+def _join(rows: Sequence[_Row]) -> Settled:
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        if row.dropped:
+            dropped.update(row.dropped)
+    letters = tuple(letter for row in rows for letter in row.letters)
+    return Settled(rows[0].seq, rows[-1].seq, sum(row.delivered for row in rows), dropped, rows[0].words, letters)
+
+
+def _fate(row: _Row) -> tuple[frozenset[str], str]:
+    """What is told of a push besides that it is settled: what its target's own rules drop is none of it."""
+    if not row.words and not row.dropped and not row.letters:
+        return _DELIVERED
+    return frozenset(row.dropped) - BY_RULES | {letter.reason for letter in row.letters}, row.words
+
+
+def _refuse(row: _Row, refusal: Refusal, start: int, stop: int, tenant: str) -> None:
+    """Count what a refusal costs a row whose samples in the request are from `start` to `stop`."""
+    first, last = max(start, refusal.start), min(stop, refusal.stop)
+    row.delivered -= last - first
+    row.words = row.words or refusal.words
+    if refusal.fields is None:
+        row.dropped = Counter(row.dropped) + Counter({f"http_{refusal.status}": last - first})
+        return
+    body = snappy_block.compress(b"".join(refusal.fields[first - refusal.start : last - refusal.start]))
+    row.letters.append(
+        DeadLetter(row.seq, last - first, refusal.status, refusal.words, refusal.maybe_stored, body, tenant)
+    )
