@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.delivery.client import RemoteWriteClient
+from bridge.delivery.rewrite import TargetRules
 from bridge.delivery.sender import Hold, Sender
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry, Settled
@@ -242,6 +243,7 @@ async def running(
     timeout_s: float = 30.0,
     clock: Clock | None = None,
     hold: Hold | None = None,
+    rules: TargetRules | None = None,
 ) -> AsyncIterator[Bench]:
     """Run a sender for target "t" against `url`; cancel it at the end if it still runs."""
     clock = clock or Clock()
@@ -262,6 +264,7 @@ async def running(
             cursor=cursor,
             max_samples_per_send=max_samples,
             max_body_bytes=max_bytes,
+            rules=rules,
         )
         task = asyncio.create_task(sender.run())
         try:
