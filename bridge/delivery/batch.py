@@ -54,15 +54,29 @@ class Fate:
 class _Part:
     """The rows of one tenant."""
 
-    blocks: list[bytes] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     samples: int = 0
+    _blocks: list[bytes] = field(default_factory=list)
+    _contents: list[bytes] = field(default_factory=list)
+    """Of rows behind the blocks, not compressed yet."""
 
     def add(self, seq: int, row: Row) -> None:
         self.rows.append(seq)
-        if row.content_bytes:
-            self.blocks.append(row.body)
-            self.samples += row.samples
+        self.samples += row.samples if row.content_bytes else 0
+        if row.content is not None:
+            self._contents.append(row.content)
+        elif row.content_bytes:
+            self._compress()
+            self._blocks.append(row.body)
+
+    def block(self) -> bytes:
+        self._compress()
+        return snappy_block.join(self._blocks)
+
+    def _compress(self) -> None:
+        if content := b"".join(self._contents):
+            self._blocks.append(snappy_block.compress(content))
+        self._contents.clear()
 
 
 def plan_batch(
@@ -97,9 +111,9 @@ def plan_batch(
             return _plan_large_row(entry, row, max_samples, max_body_bytes)
         last_seq = entry.seq
     requests = [
-        Request(snappy_block.join(part.blocks), part.samples, tenant, tuple(part.rows) if len(parts) > 1 else ())
+        Request(part.block(), part.samples, tenant, tuple(part.rows) if len(parts) > 1 else ())
         for tenant, part in parts.items()
-        if part.blocks
+        if part.samples
     ]
     return Batch(entries[0].seq, last_seq, tuple(requests), damaged, dropped)
 
@@ -107,7 +121,8 @@ def plan_batch(
 def _plan_large_row(entry: Entry, row: Row, max_samples: int, max_body_bytes: int) -> Batch:
     """Cut one row into requests, in order; the cuts depend on the limits alone, so repeats are alike."""
     try:
-        series = split_series(snappy_block.decompress(row.body, MOST_ROW_BYTES))
+        content = row.content
+        series = split_series(snappy_block.decompress(row.body, MOST_ROW_BYTES) if content is None else content)
     except ValueError:
         return Batch(entry.seq, entry.seq, (), entry.samples)
     requests: list[Request] = []
