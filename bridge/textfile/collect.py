@@ -138,6 +138,7 @@ class Collect:
                 # Only the question whether it was written again within the grain of its stamp was open.
                 return _File(name, replace(before, settled=known.settled))
             dropped = read_state(body, self._defaults)
+            self._intake.check(dropped)
             key = key_of(dropped.grouping, str(path))
             return _File(name, known, self._intake.read(dropped, key, body), key, self._intake.ttl_ms(dropped))
         except FileFaultError as error:

@@ -21,12 +21,15 @@ class Intake:
 
     def read(self, dropped: Dropped, key: bytes, body: bytes) -> Content:
         """Read a body for the group of `key`; raises BadPushError or TooLargeError. May be called in a thread."""
-        check_tenant(dropped.grouping, self.options)
         content = repeated(self.committer.groups.get(key).parts, body)
         if content is None:
             push = Push(dropped.grouping, dropped.replace_all, body)
             content = parse(body, push, self.options.flatten, self.now_ms())
         return content
+
+    def check(self, dropped: Dropped) -> None:
+        """Refuse a file whose labels make a tenant that receivers do not take; raises BadPushError."""
+        check_tenant(dropped.grouping, self.options)
 
     def ttl_ms(self, dropped: Dropped) -> int:
         """How long a file's series are held: as it says, else as the settings say."""

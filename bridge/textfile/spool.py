@@ -104,6 +104,8 @@ class Spool:
             if not body:
                 raise BadPushError("parse", "is empty, want samples; write a file under another name, then rename it")
             dropped = read_push(body, self._defaults)
+            # Before there is a key: not even the note of the refusal may go to a tenant that is not the group's.
+            self._intake.check(dropped)
             key, method = key_of(dropped.grouping), "put" if dropped.replace_all else "post"
             content = self._intake.read(dropped, key, body)
         except FileFaultError as error:

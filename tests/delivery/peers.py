@@ -14,6 +14,7 @@ from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.delivery.batch import Request
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.courier import OnRejected
+from bridge.delivery.rewrite import TargetRules
 from bridge.delivery.sender import Hold, Options, Sender
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry, Settled
@@ -245,6 +246,7 @@ async def running(
     clock: Clock | None = None,
     hold: Hold | None = None,
     on_rejected: OnRejected = "drop",
+    rules: TargetRules | None = None,
     probe: Callable[[], Request] | None = None,
     options: Options | None = None,
 ) -> AsyncIterator[Bench]:
@@ -265,7 +267,7 @@ async def running(
             sleep=clock.sleep,
             random_01=lambda: 1.0,
             cursor=cursor,
-            options=options or Options(max_samples, max_bytes, on_rejected=on_rejected),
+            options=options or Options(max_samples, max_bytes, on_rejected=on_rejected, rules=rules or TargetRules()),
             probe=probe,
         )
         task = asyncio.create_task(sender.run())
