@@ -31,9 +31,8 @@ def next_url(status: int, location: str, url: str, *, private: bool) -> str:
         raise RedirectError(
             status, location, "not followed, for it asks for another request than the POST; set url to where it leads"
         )
-    target = urljoin(url, location)
     try:
-        http_url(target)
+        target = http_url(urljoin(url, location))
     except ValueError:
         raise RedirectError(status, location, "which is not an http(s) URL") from None
     if private and not _same_server(url, target):
