@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -51,7 +52,7 @@ async def test_headers_of_the_user(tmp_path: Path) -> None:
         ({"bearer_token": "t"}, "Bearer t"),
     ],
 )
-async def test_sign_in(settings: dict[str, object], header: str) -> None:
+async def test_sign_in(settings: dict[str, Any], header: str) -> None:
     """Each block makes the header that Prometheus would send."""
     receiver = Receiver()
     async with receiver.serving() as url:
