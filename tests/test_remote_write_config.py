@@ -168,6 +168,8 @@ def test_refused_by_name(key: str) -> None:
         (["tls_config: {cert_file: x}"], "need each other"),
         (["tls_config: {min_version: SSL3}"], "'TLS10'.*got 'SSL3'"),
         (["tls_config: {min_version: TLS13, max_version: TLS12}"], "min_version must not be above"),
+        (["tls_config: {server_name: a..b}"], "server_name: not a host name"),
+        (["proxy_url: http://a..b"], "not an http"),
         (["proxy_url: socks5://x"], "SOCKS proxies are not supported"),
         (["no_proxy: x"], "no_proxy needs proxy_url"),
         (["proxy_url: http://x", "proxy_from_environment: true"], "proxy_from_environment excludes"),

@@ -100,6 +100,8 @@ def test_a_bad_value_is_not_quoted(path: tuple[str, ...], bad: object) -> None:
         f"remote_write: [{{url: 'http://x', basic_auth: 'u:{MARKER}'}}]",
         f"remote_write: [{{url: 'http://x', headers: 'X: {MARKER}'}}]",
         f"remote_write: [{{url: 'http://x', headers: {{X-Key:{MARKER}}}}}]",
+        f'remote_write: [{{url: "http://x", headers: {{X-Key: "{MARKER}\\n"}}}}]',
+        f"remote_write: [{{url: 'http://u:{MARKER}@a..b/path?{MARKER}'}}]",
         f"remote_write: [{{url: 'http://x', bearer_token: {MARKER}, sigv4: {{}}}}]",
         f"remote_write: [{{url: 'http://x', basic_auth: {{password: {MARKER}, password_file: x}}}}]",
         f"remote_write: [{{url: 'http://u:{MARKER}@x?{MARKER}'}}, {{url: 'http://u:{MARKER}@x?{MARKER}'}}]",

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from bridge.config.units import SECRET_ERROR, FilePath, Secret, Section, http_url, shown_url
+from bridge.config.units import SECRET_ERROR, FilePath, Secret, Section, http_url, is_host, shown_url
 
 # The spec forbids users to override these (protocol.md sections 1.1 and 4.1).
 RESERVED_HEADERS = frozenset(
@@ -142,6 +142,9 @@ class TlsConfig(Block):
         )
         if has_cert != has_key:
             msg = "a certificate (cert, cert_file) and its key (key, key_file) need each other"
+            raise ValueError(msg)
+        if self.server_name and not is_host(self.server_name):
+            msg = f"server_name: not a host name: got {self.server_name!r}"
             raise ValueError(msg)
         if self.min_version > self.max_version:
             msg = "min_version must not be above max_version"

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo
 from pydantic_core import PydanticCustomError
+from yarl import URL
 
 from bridge.durations import parse_duration_s, parse_ttl_ms
 from bridge.sizes import parse_size_bytes
@@ -58,15 +59,24 @@ def checked_address(address: str) -> str:
 def http_url(url: str) -> str:
     """Refuse what is no http or https URL; raises ValueError."""
     try:
+        # The client's own reading, and the port's, are what checks them.
+        URL(url)
         parts = urlsplit(url)
-        # Reading the port is what checks it.
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        good = parts.scheme in {"http", "https"} and is_host(parts.hostname or "") and parts.port != 0
     except ValueError:
         good = False
     if not good:
         msg = f"not an http(s) URL: got {shown_url(url)!r}"
         raise ValueError(msg)
     return url
+
+
+def is_host(name: str) -> bool:
+    """Tell whether a name can be looked up at all: no empty or overlong parts."""
+    try:
+        return bool(name.encode("idna")) and not name.startswith(".")
+    except UnicodeError:
+        return False
 
 
 def shown_url(url: str) -> str:

@@ -5,12 +5,13 @@ certificates belong to the connection (`tls`). Nothing here sends.
 """
 
 import base64
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.config.http_client import Authorization, BasicAuth, HttpHeader, sendable
-from bridge.delivery.secret_file import SignInError, Source, read_secret, source
+from bridge.delivery.secret_file import SignInError, read_secret, source
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,47 +37,52 @@ class SignIn(Protocol):
         ...
 
 
-class Constant:
-    """What does not change by being refused."""
+class Given(ABC):
+    """What is given in the settings or in files, which are read for every request."""
 
-    def refused(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - the interface's
-        """There is nothing newer to try."""
-        return False
+    @abstractmethod
+    def _now(self) -> Mapping[str, str]: ...
+
+    async def headers(self, request: Outgoing) -> Mapping[str, str]:  # noqa: ARG002 - the interface's
+        """Return the headers as the files are now."""
+        return self._now()
+
+    def refused(self, headers: Mapping[str, str]) -> bool:
+        """Tell whether a file has changed meanwhile."""
+        return any(headers.get(name) != value for name, value in self._now().items())
 
 
-class Basic(Constant):
+class Basic(Given):
     """User and password."""
 
     def __init__(self, settings: BasicAuth) -> None:
         self._username = source(settings.username, settings.username_file, "basic_auth.username")
         self._password = source(settings.password, settings.password_file, "basic_auth.password")
 
-    async def headers(self, request: Outgoing) -> Mapping[str, str]:  # noqa: ARG002 - the interface's
-        """Return RFC 7617's header, in UTF-8."""
+    def _now(self) -> Mapping[str, str]:
+        # RFC 7617, in UTF-8.
         pair = f"{self._username()}:{self._password()}"
         return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
-class Token(Constant):
+class Token(Given):
     """A bearer token, or whatever else the Authorization header shall say."""
 
     def __init__(self, settings: Authorization) -> None:
         self._type = settings.type
-        self._credentials: Source = source(settings.credentials, settings.credentials_file, "authorization.credentials")
+        self._credentials = source(settings.credentials, settings.credentials_file, "authorization.credentials")
 
-    async def headers(self, request: Outgoing) -> Mapping[str, str]:  # noqa: ARG002 - the interface's
-        """Return type and token."""
+    def _now(self) -> Mapping[str, str]:
         return {"Authorization": checked(f"{self._type} {self._credentials()}", "authorization")}
 
 
-class OwnHeaders(Constant):
-    """The user's headers whose values may be in files."""
+class OwnHeaders(Given):
+    """The user's headers whose values may be in files; each in one line, as RFC 9110 section 5.3 allows."""
 
     def __init__(self, settings: Mapping[str, HttpHeader]) -> None:
         self._settings = settings
 
-    async def headers(self, request: Outgoing) -> Mapping[str, str]:  # noqa: ARG002 - the interface's
-        """Return each header with all of its values in one line, which RFC 9110 section 5.3 makes the same."""
+    def _now(self) -> Mapping[str, str]:
         return {name: ", ".join(self._values(name, header)) for name, header in self._settings.items()}
 
     def _values(self, name: str, header: HttpHeader) -> Sequence[str]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.config.remote_write import SigV4
-from bridge.delivery.auth import Constant, Outgoing, checked
+from bridge.delivery.auth import Outgoing, checked
 from bridge.delivery.secret_file import SignInError, read_secret
 from bridge.delivery.sigv4 import Keys, Scope, sign
 
@@ -21,7 +21,7 @@ _NO_KEYS = (
 )
 
 
-class Aws(Constant):
+class Aws:
     """Signs requests for Amazon Managed Service for Prometheus."""
 
     def __init__(self, settings: SigV4, environ: Mapping[str, str], now_s: Callable[[], float]) -> None:
@@ -37,6 +37,10 @@ class Aws(Constant):
         at = datetime.fromtimestamp(self._now_s(), UTC)
         added = sign(request.method, request.url, headers, request.body, keys=keys, scope=scope, at=at)
         return {name: checked(value, "sigv4: the keys") for name, value in added.items()}
+
+    def refused(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - the interface's
+        """Every request has a new signature already; AWS answers 403 to a wrong one."""
+        return False
 
     def _keys(self) -> Keys:
         """Return the keys: given ones, those of a named profile, of the environment, of the default profile."""

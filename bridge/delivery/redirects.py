@@ -27,6 +27,8 @@ def next_url(status: int, location: str, url: str, *, private: bool) -> str:
 
     `private` says that it carries a sign-in or headers of the user's, which no other host may see.
     """
+    if not location:
+        raise RedirectError(status, "", "not followed, for the answer does not say where to")
     if status not in _SAME_REQUEST:
         raise RedirectError(
             status, location, "not followed, for it asks for another request than the POST; set url to where it leads"

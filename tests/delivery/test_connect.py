@@ -78,6 +78,21 @@ async def test_a_token_file_that_cannot_be_used(tmp_path: Path, content: bytes |
     assert receiver.bodies == []
 
 
+async def test_a_password_that_changes_while_the_old_one_is_refused(tmp_path: Path) -> None:
+    """A request whose password was replaced while it was under way is sent again with the new one."""
+    file = tmp_path / "password"
+    file.write_text("old", encoding="utf-8")
+
+    async def refuse(_request: web.Request) -> web.StreamResponse:
+        file.write_text("new", encoding="utf-8")
+        return web.Response(status=401)
+
+    receiver = Receiver([refuse])
+    async with receiver.serving() as url:
+        assert await send(url, bearer_token_file=str(file)) == Delivered(204)
+    assert [head["Authorization"] for head in receiver.headers] == ["Bearer old", "Bearer new"]
+
+
 async def test_sigv4_signs_what_is_sent() -> None:
     """A request for Managed Prometheus has a signature for the service aps over host, type and time."""
     receiver = Receiver()

@@ -42,7 +42,7 @@ def test_another_request_is_not_made(status: int) -> None:
     assert "marker" not in str(caught.value)
 
 
-@pytest.mark.parametrize("location", ["ftp://a.example/", "http://[", "javascript:1"])
+@pytest.mark.parametrize("location", ["ftp://a.example/", "http://[", "javascript:1", "", "http://a..b/"])
 def test_nonsense(location: str) -> None:
     """A redirect to what is no HTTP ends there."""
     with pytest.raises(RedirectError):
