@@ -56,6 +56,11 @@ remote_write:
         values: [v]
         secrets: [s]
         files: [key]
+    write_relabel_configs:
+      - source_labels: [__name__]
+        regex: go_.*
+        action: drop
+      - {target_label: shard, replacement: 1}
   - url: https://cortex.example.com/push
     authorization: {type: Bearer, credentials_file: token}
   - url: https://old.example.com/push
@@ -105,6 +110,7 @@ def test_a_pasted_block() -> None:
     assert (mimir.metadata_config.send, mimir.metadata_config.send_interval) == (False, 300)
     files = (mimir.tls_config.ca_file, mimir.tls_config.cert_file, mimir.http_headers["X-Key"].files[0])
     assert files == (Path("/etc/pushbridge/certs/ca.pem"), Path("/etc/client.pem"), Path("/etc/pushbridge/key"))
+    assert [rule.replacement for rule in mimir.write_relabel_configs] == ["$1", "1"]
     assert cortex.token is not None
     assert cortex.token == old.token
     assert cortex.token.credentials_file == Path("/etc/pushbridge/token")
@@ -149,7 +155,7 @@ def test_refused_by_name(key: str) -> None:
         (["headers: {X-AMZ-Date: x}"], "X-AMZ-Date is a reserved header"),
         (["headers: {authorization: x}"], "use basic_auth, authorization, oauth2 or sigv4"),
         (["http_headers: {Authorization: {values: [x]}}"], "use basic_auth, authorization, oauth2 or sigv4"),
-        (["headers: {'X Y': x}"], "not a header name"),
+        (["headers: {'X Y': x}"], "not the name of a header"),
         (["headers: {X-A: x, x-a: y}"], "x-a is given twice"),
         (["headers: {X-A: x}", "http_headers: {x-a: {values: [y]}}"], "x-a is given twice"),
         (['headers: {X-A: "a\\r\\nX-B: b"}'], r"c.yml:3: remote_write.0.headers.X-A: a header cannot carry"),

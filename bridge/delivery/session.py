@@ -121,7 +121,7 @@ class SignedSession:
                         URL(at, encoded=True),
                         # A file object goes out in pieces; aiohttp writes bytes of this size in one go and warns.
                         data=io.BytesIO(body),
-                        headers={**headers, **signature},
+                        headers=_joined(headers, signature),
                         allow_redirects=False,
                         timeout=timeout,
                         **self._route.options(at),
@@ -147,3 +147,9 @@ class SignedSession:
         if not self._follow_redirects:
             raise RedirectError(response.status, location, "not followed, for follow_redirects is false")
         return str(URL(next_url(response.status, location, url, private=self._private)))
+
+
+def _joined(headers: Mapping[str, str], signature: Mapping[str, str]) -> Mapping[str, str]:
+    """Put both together; what the request says stands, for a tenant of its own takes the place of the user's header."""
+    said = {name.lower() for name in headers}
+    return {**{name: value for name, value in signature.items() if name.lower() not in said}, **headers}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from multidict import CIMultiDict
 
 from bridge.config.remote_write import RemoteWrite
 from bridge.delivery.connect import connect
@@ -41,6 +42,19 @@ async def test_headers_of_the_user(tmp_path: Path) -> None:
             assert await send(url, headers={"X-Scope-OrgID": "007"}, http_headers=more) == Delivered(204)
     assert [head["X-Key"] for head in receiver.headers] == ["a, b, one", "a, b, two"]
     assert receiver.headers[0]["X-Scope-OrgID"] == "007"
+
+
+async def test_a_tenant_stands_over_the_users_header() -> None:
+    """A request for a tenant carries that tenant alone, whichever way the user's own header of that name is given."""
+    receiver = Receiver()
+    async with receiver.serving() as url:
+        for given in ({"headers": {"x-scope-orgid": "o"}}, {"http_headers": {"x-scope-orgid": {"values": ["o"]}}}):
+            target = RemoteWrite.model_validate({"url": url, **given})
+            async with connect(target, now_s=lambda: NOW_S, environ={}) as client:
+                assert await client.send(b"block", 0, "mine") == Delivered(204)
+                assert await client.send(b"block", 0) == Delivered(204)
+    seen = [CIMultiDict(head).getall("X-Scope-OrgID") for head in receiver.headers]
+    assert seen == [["mine"], ["o"], ["mine"], ["o"]]
 
 
 @pytest.mark.parametrize(
