@@ -10,9 +10,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
-import aiohttp
 import structlog
 
 from bridge.config.file import Config
@@ -20,6 +19,7 @@ from bridge.config.remote_write import RemoteWrite
 from bridge.config.units import split_address
 from bridge.delivery.batch import Request
 from bridge.delivery.client import RemoteWriteClient
+from bridge.delivery.connect import connect
 from bridge.delivery.sender import Options, Sender
 from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
@@ -150,12 +150,17 @@ class Agent:
 
     async def run(self, started: Callable[[str], None] = lambda _url: None) -> None:
         """Serve and deliver until `stopping` is set, then end in order; returns when all is on disk."""
+        for target, key, words in self.config.warnings:
+            _log.warning("setting_not_as_in_prometheus", target=target, key=key, words=words)
         committing = asyncio.create_task(self.committer.run())
         await self._files.take_spooled()
         listener = Listener(self._site)
         await listener.start(self._socket)
-        async with aiohttp.ClientSession() as session:
-            senders = [self._sender(target, session) for target in self.config.remote_write]
+        async with AsyncExitStack() as connections:
+            senders = [
+                self._sender(target, await connections.enter_async_context(connect(target, now_s=self._now_s)))
+                for target in self.config.remote_write
+            ]
             sending = [asyncio.create_task(sender.run()) for sender in senders]
             services = (self._look_after_journal(), self._files.run(), self._keep_time())
             keeping = [asyncio.create_task(service) for service in services]
@@ -185,7 +190,10 @@ class Agent:
             if isinstance(fault, Exception):
                 raise fault
 
-    def _sender(self, target: RemoteWrite, session: aiohttp.ClientSession) -> Sender:
+    def _now_s(self) -> float:
+        return self._now_ms() / 1000
+
+    def _sender(self, target: RemoteWrite, client: RemoteWriteClient) -> Sender:
         ledger = self.committer.ledger
         # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
         reader = JournalReader(self._journal.path, lambda: self.committer.known_seq)
@@ -209,14 +217,7 @@ class Agent:
             confirm=self.committer.confirm,
             wait_for_work=lambda seq: self.committer.wait_for_work(seq, hold.tick),
             hold=hold,
-            client=RemoteWriteClient(
-                session,
-                target.url,
-                now_s=lambda: self._now_ms() / 1000,
-                timeout_s=target.remote_timeout,
-                headers=target.headers,
-                tenant_header=target.tenant_header,
-            ),
+            client=client,
             observer=self.telemetry,
             clock_s=time.monotonic,
             sleep=asyncio.sleep,

@@ -121,7 +121,9 @@ async def _run(config: Config) -> None:
 def check_config(file: str) -> None:
     """Check a configuration file; exit 2 names every fault with its line."""
     with _start_faults():
-        read_config(file, (), {})
+        config = read_config(file, (), {})
+    for target, key, words in config.warnings:
+        click.echo(f"{file}: warning: remote_write {target}: {key}: {words}", err=True)
     click.echo(f"{file}: ok")
 
 

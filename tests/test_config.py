@@ -48,7 +48,6 @@ def test_defaults() -> None:
         ("remote_write:\n  - url: ftp://x\n", r"c.yml:2: remote_write.0.url: not an http\(s\) URL"),
         ("remote_write:\n  - url: http://x/\n  - url: http://x/\n", r"two remote_write targets are called 'x/'"),
         ("remote_write:\n  - url: http://x/\n    headers:\n      Host: y\n", r"c.yml:3: .*Host is a reserved header"),
-        ("remote_write:\n  - url: http://x/\n    sigv4: {}\n", r"c.yml:3: unknown key remote_write.0.sigv4"),
         ("rules:\n  - match: {}\n    grace: 1h\n", r"c.yml:2: rules.0: grace needs expect_every"),
         ("rules:\n  - match: {}\n    expect_every: 0\n", r"c.yml:3: rules.0.expect_every: must be more than 0"),
         ("rules:\n  - match: {}\n    runs: {metric: a}\n", r"c.yml:3: unknown key rules.0.runs.metric"),

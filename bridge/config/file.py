@@ -3,20 +3,41 @@
 Owns the file's errors (source, line, key, what was got and wanted) and what sections must agree on.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from bridge.config.remote_write import RemoteWrite
+from bridge.config.remote_write import REFUSED, RemoteWrite
 from bridge.config.sections import Global, Log, Push, Rule, Storage, Textfile, Web
-from bridge.config.units import Section
+from bridge.config.units import SECRET_ERROR, Section
 from bridge.errors import ConfigError
 
 _LISTS = {"remote_write": "targets", "textfile": "directories"}
 """Sections that are lists, and the key under which overrides add to them."""
+
+
+_OF_SHAPE = {"model_type", "dict_type", "list_type", "tuple_type"}
+_SHAPES: Mapping[type, str] = {dict: "a mapping", list: "a list"}
+_QUOTED = re.compile(r"'[^'<]{2,}'")
+
+
+class _AsWritten(yaml.SafeLoader):
+    """Reads scalars as they are written, only null is none: a tenant 007 and a password 1e3 are texts.
+
+    The settings' types do the rest.
+    """
+
+
+_AsWritten.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag in {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 class Config(Section):
@@ -69,6 +90,13 @@ class Config(Section):
         return self
 
     @property
+    def warnings(self) -> Iterator[tuple[str, str, str]]:
+        """What is accepted and does not do what it says: target, key and words."""
+        for target in self.remote_write:
+            for key, words in target.warnings:
+                yield target.target, key, words
+
+    @property
     def exposes_groups(self) -> bool:
         """Whether /metrics shows the pushed groups (design.md section 9)."""
         if self.web.expose_groups == "auto":
@@ -79,15 +107,18 @@ class Config(Section):
 def load(text: str, source: str, overrides: Mapping[str, Mapping[str, object]] | None = None) -> Config:
     """Read YAML `text`, put `overrides` (section -> key -> value) over it, and check everything.
 
-    Raises ConfigError with one line per fault: source, line, key, what was got and wanted.
+    Relative paths of a target's files begin in the directory of `source`. Raises ConfigError with one line per
+    fault: source, line, key, what was got and wanted; never the value of a secret.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_AsWritten)
+        document = yaml.load(text, Loader=_AsWritten)  # noqa: S506 - a SafeLoader that makes even fewer things
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+        # What the parser quotes may be a password that begins with one of YAML's own characters.
+        problem = _QUOTED.sub("'...'", getattr(error, "problem", None) or "cannot be read")
+        raise ConfigError(f"{where}: not valid YAML: {problem}") from None
     if document is None:
         document = {}
     if not isinstance(document, dict):
@@ -98,7 +129,10 @@ def load(text: str, source: str, overrides: Mapping[str, Mapping[str, object]] |
         else:
             document[section] = {**(document.get(section) or {}), **values}
     try:
-        return Config.model_validate({key: value for key, value in document.items() if value is not None})
+        return Config.model_validate(
+            {key: value for key, value in document.items() if value is not None},
+            context={"directory": Path(source).parent},
+        )
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(item, node, source) for item in error.errors())) from None
 
@@ -107,12 +141,25 @@ def _explain(item: Any, node: yaml.Node | None, source: str) -> str:
     path = [part for part in item["loc"] if part != "[key]"]
     line = _line_of(node, path)
     where = f"{source}:{line}" if line else source
-    key = ".".join(str(part) for part in path) or "configuration"
+    # "key:secret" without a space is one word in YAML.
+    key = ".".join(str(part).partition(":")[0] for part in path) or "configuration"
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key}"
+        reason = REFUSED.get(".".join(part for part in path[1:] if isinstance(part, str)))
+        return f"{where}: {key} {reason}" if path[0] == "remote_write" and reason else f"{where}: unknown key {key}"
     wanted = item["msg"].removeprefix("Value error, ")
-    got = "" if "got" in wanted or item["type"] == "missing" else f", got {item['input']!r}"
-    return f"{where}: {key}: {wanted}{got}"
+    return f"{where}: {key}: {wanted}{_got(item, wanted)}"
+
+
+def _got(item: Any, wanted: str) -> str:
+    """What was given, where that helps: not a whole section, which may hold secrets, and no secret."""
+    value = item["input"]
+    if "got" in wanted or item["type"] in {"missing", SECRET_ERROR}:
+        return ""
+    if item["type"] == "value_error" and isinstance(value, dict | list | tuple | Section):
+        return ""
+    if isinstance(value, dict | list) or item["type"] in _OF_SHAPE:
+        return f", got {_SHAPES.get(type(value), 'a text')}"
+    return f", got {value!r}"
 
 
 def _line_of(node: yaml.Node | None, path: list[str | int]) -> int | None:

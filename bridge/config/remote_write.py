@@ -1,52 +1,75 @@
 """Targets, in the words and with the defaults of Prometheus' `remote_write` block (protocol.md section 4).
 
-Owns the settings of one target, nothing of what is done with them.
+Owns the settings of one target, and what of Prometheus' own is refused by name or accepted with a warning. How the
+client signs in and finds its way is `http_client`; nothing of what is done with the settings is here.
 """
 
-import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from bridge.config.http_client import Block, HeaderValue, HttpClient, check_header_names
 from bridge.config.relabel import RelabelConfig
-from bridge.config.units import Duration, Section, http_url, positive
+from bridge.config.units import Duration, Secret, http_url, positive, shown_url
 
-# The spec forbids users to override these (protocol.md sections 1.1 and 4.1).
-RESERVED_HEADERS = frozenset(
-    """host content-encoding content-length content-type user-agent connection keep-alive proxy-authenticate
-    proxy-authorization www-authenticate accept-encoding x-prometheus-remote-write-version
-    x-prometheus-remote-read-version x-amz-date x-amz-security-token x-amz-content-sha256 retry-attempt""".split()
-)
+Count = Annotated[int, AfterValidator(positive)]
+SIGN_INS = ("basic_auth", "authorization", "bearer_token", "bearer_token_file", "oauth2", "sigv4")
+
+_INLINE = "is not supported; give the value itself or a file"
+_TLS_REFUSED = {f"tls_config.{name}_ref": _INLINE for name in ("ca", "cert", "key")}
+_OAUTH2_REFUSED = {
+    f"oauth2.{key}": "is not supported: oauth2 signs in with client_id and client_secret"
+    for key in (
+        "client_certificate_key_id",
+        "client_certificate_key",
+        "client_certificate_key_file",
+        "client_certificate_key_ref",
+        "signature_algorithm",
+        "iss",
+        "audience",
+        "claims",
+    )
+}
+_ROLES = "is not supported: sigv4 assumes no roles; give the keys of a user, or let the environment bring them"
+REFUSED = {
+    "azuread": "is not supported; use oauth2 with the tenant's token endpoint",
+    "google_iam": "is not supported; put a proxy that signs in between",
+    "failed_request_logging": "is not supported: refused requests are always logged",
+    "basic_auth.username_ref": _INLINE,
+    "basic_auth.password_ref": _INLINE,
+    "authorization.credentials_ref": _INLINE,
+    "oauth2.client_secret_ref": _INLINE,
+    "sigv4.role_arn": _ROLES,
+    "sigv4.external_id": _ROLES,
+    "sigv4.use_fips_sts_endpoint": _ROLES,
+    **_TLS_REFUSED,
+    **{f"oauth2.{key}": why for key, why in _TLS_REFUSED.items()},
+    **_OAUTH2_REFUSED,
+}
+"""Keys that Prometheus has and we have not, with the reason."""
 
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-def unreserved_header(name: str) -> str:
-    """Refuse what is no header, or one that is not the user's to set; raises ValueError."""
-    if not _HEADER_NAME.fullmatch(name):
-        raise ValueError(f"not the name of a header: got {name!r}")
-    if name.lower() in RESERVED_HEADERS | {"authorization"}:
-        raise ValueError(f"{name} is a reserved header and cannot be set")
+def _user_header(name: str) -> str:
+    check_header_names([name])
     return name
 
 
-class QueueConfig(Section):
-    """The part of Prometheus' queue_config that the sender has so far."""
+class QueueConfig(Block):
+    """Prometheus' queue_config."""
 
-    max_samples_per_send: Annotated[int, AfterValidator(positive)] = Field(
-        default=2000, description="Most samples in one request."
-    )
-    capacity: Annotated[int, AfterValidator(positive)] = Field(
-        default=10_000, description="Most samples of one shard that are read and not yet settled."
-    )
-    min_shards: Annotated[int, AfterValidator(positive)] = Field(default=1, description="Requests in flight at least.")
-    max_shards: Annotated[int, AfterValidator(positive)] = Field(
-        default=50, description="Requests in flight at most, when there is a backlog."
+    capacity: Count = Field(default=10_000, description="Samples read ahead for one shard.")
+    max_shards: Count = Field(default=50, description="Most requests in flight.")
+    min_shards: Count = Field(default=1, description="Fewest requests in flight.")
+    max_samples_per_send: Count = Field(default=2000, description="Most samples in one request.")
+    batch_send_deadline: Annotated[Duration, AfterValidator(positive)] = Field(
+        default="5s",  # type: ignore[assignment]
+        description="Accepted: what is journaled is sent at once.",
     )
     min_backoff: Duration = Field(default="30ms", description="First delay of a retry.")  # type: ignore[assignment]
     max_backoff: Duration = Field(default="5s", description="Longest delay between retries.")  # type: ignore[assignment]
+    retry_on_http_429: bool = Field(default=True, description="Accepted: 429 is always retried.")
+    sample_age_limit: Duration = Field(default="0", description="Samples older than this are dropped; 0: none.")  # type: ignore[assignment]
 
     @model_validator(mode="after")
     def _ordered(self) -> "QueueConfig":
@@ -59,38 +82,82 @@ class QueueConfig(Section):
         return self
 
 
-class RemoteWrite(Section):
+class MetadataConfig(Block):
+    """TYPE, HELP and UNIT, sent apart from the samples in remote_write 1.0."""
+
+    send: bool = Field(default=True, description="Send metadata.")
+    send_interval: Annotated[Duration, AfterValidator(positive)] = Field(
+        default="1m",  # type: ignore[assignment]
+        description="How often.",
+    )
+    max_samples_per_send: Count = Field(default=2000, description="Most families in one request.")
+
+
+class SigV4(Block):
+    """Requests signed as AWS wants them."""
+
+    region: str = Field(default="", description="By default AWS_REGION, or that of the profile.")
+    access_key: str | None = Field(default=None, description="By default from the profile or the environment.")
+    secret_key: Secret | None = Field(default=None, description="Goes with access_key.")
+    profile: str = Field(default="", description="Profile of the shared credentials file.")
+
+    @model_validator(mode="after")
+    def _both_keys(self) -> "SigV4":
+        if bool(self.access_key) != bool(self.secret_key):
+            msg = "access_key and secret_key need each other"
+            raise ValueError(msg)
+        return self
+
+
+class RemoteWrite(HttpClient):
     """One target, in the words of Prometheus' remote_write block."""
 
-    url: Annotated[str, AfterValidator(http_url)] = Field(description="remote_write endpoint.")
+    url: Annotated[str, AfterValidator(http_url)] = Field(description="remote_write endpoint.", repr=False)
     name: str = Field(default="", description="Name in metrics and logs; by default the URL without secrets.")
     remote_timeout: Annotated[Duration, AfterValidator(positive)] = Field(
         default="30s",  # type: ignore[assignment]
         description="Limit of one request.",
     )
-    headers: dict[str, str] = Field(default={}, description="Extra request headers.")
+    headers: dict[str, HeaderValue] = Field(default={}, description="Extra request headers.")
+    protobuf_message: Literal["prometheus.WriteRequest", "io.prometheus.write.v2.Request"] = Field(
+        default="prometheus.WriteRequest", description="remote_write 1.0 or 2.0."
+    )
+    send_exemplars: bool = Field(default=False, description="Send exemplars.")
+    send_native_histograms: bool = Field(default=False, description="Send native histograms.")
+    round_robin_dns: bool = Field(default=False, description="Accepted: connections go round all addresses anyway.")
     queue_config: QueueConfig = Field(default=QueueConfig(), description="Batching and retries.")
     write_relabel_configs: tuple[RelabelConfig, ...] = Field(default=(), description="Rules for what is sent.")
     on_rejected: Literal["split", "drop"] = Field(
         default="split",
         description="When something in a request is refused for good: find it and keep it as dead letter, or drop all.",
     )
-    tenant_header: Annotated[str, AfterValidator(unreserved_header)] = Field(
+    tenant_header: Annotated[str, AfterValidator(_user_header)] = Field(
         default="X-Scope-OrgID", description="Header for the tenant that a rule gives."
     )
+    metadata_config: MetadataConfig = Field(default=MetadataConfig(), description="Metadata.")
+    sigv4: SigV4 | None = Field(default=None, description="Sign in to AWS.")
 
     @field_validator("headers")
     @classmethod
-    def _unreserved(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name in headers:
-            if name.lower() in RESERVED_HEADERS:
-                msg = f"{name} is a reserved header and cannot be set"
-                raise ValueError(msg)
+    def _unreserved(cls, headers: dict[str, HeaderValue]) -> dict[str, HeaderValue]:
+        check_header_names(headers)
         return headers
+
+    @model_validator(mode="after")
+    def _one_sign_in(self) -> "RemoteWrite":
+        self._one_of(*SIGN_INS)
+        check_header_names((*self.headers, *self.http_headers))
+        return self
 
     @property
     def target(self) -> str:
-        """The target's name: as given, or host and path of the URL (never its user or password)."""
-        parts = urlsplit(self.url)
-        host = parts.netloc.rpartition("@")[2]
-        return self.name or f"{host}{parts.path}"
+        """The target's name: as given, or host and path of the URL (never its user, password or query)."""
+        return self.name or shown_url(self.url).partition("://")[2]
+
+    @property
+    def warnings(self) -> Iterator[tuple[str, str]]:
+        """What is accepted and does not do what it says: key and words."""
+        if self.enable_http2:
+            yield "enable_http2", "accepted, but HTTP/1.1 is spoken"
+        if not self.queue_config.retry_on_http_429:
+            yield "queue_config.retry_on_http_429", "accepted, but 429 is always retried: nothing is lost by waiting"

@@ -59,7 +59,7 @@ class Web(Section):
     @field_validator("expose_groups", mode="before")
     @classmethod
     def _yaml_bool(cls, value: object) -> object:
-        return str(value).lower() if isinstance(value, bool) else value
+        return str(value).lower()
 
     @cached_property
     def prefix(self) -> str:

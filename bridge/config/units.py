@@ -1,14 +1,17 @@
-"""What settings are made of: durations, sizes, addresses, and the rules that several sections share.
+"""What settings are made of: durations, sizes, addresses, secrets, and the rules that several sections share.
 
 Owns the reading of single values. Sections and their defaults stand beside it.
 """
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo
+from pydantic_core import PydanticCustomError
+from yarl import URL
 
 from bridge.durations import parse_duration_s, parse_ttl_ms
 from bridge.sizes import parse_size_bytes
@@ -55,11 +58,54 @@ def checked_address(address: str) -> str:
 
 def http_url(url: str) -> str:
     """Refuse what is no http or https URL; raises ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        msg = f"not an http(s) URL: got {url!r}"
+    try:
+        # The client's own reading, and the port's, are what checks them.
+        URL(url)
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and is_host(parts.hostname or "") and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        msg = f"not an http(s) URL: got {shown_url(url)!r}"
         raise ValueError(msg)
     return url
+
+
+def is_host(name: str) -> bool:
+    """Tell whether a name can be looked up at all: no empty or overlong parts."""
+    try:
+        return bool(name.encode("idna")) and not name.startswith(".")
+    except UnicodeError:
+        return False
+
+
+def shown_url(url: str) -> str:
+    """Return what may be shown of a URL: no user, no password, no query, no fragment."""
+    scheme, found, rest = re.split("[?#]", url, maxsplit=1)[0].rpartition("://")
+    host, slash, path = rest.partition("/")
+    # A slash in the password would move the @ behind it, so the last one counts wherever it is.
+    return f"{scheme}{found}{(host + slash + path).rpartition('@')[2]}"
+
+
+def _read_secret(value: object) -> object:
+    # An error of pydantic's own would carry the value.
+    if isinstance(value, SecretStr | str):
+        return value
+    raise PydanticCustomError(SECRET_ERROR, "want a text (what was given is not shown)")
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("directory", "")) / path
+
+
+SECRET_ERROR = "secret"  # noqa: S105 - the name of a kind of error
+"""Type of the errors of secrets, whose input must not be shown."""
+
+Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]
+"""Shown nowhere, neither in errors nor in reprs."""
+
+FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
+"""Relative to the directory of the configuration file, as in Prometheus."""
 
 
 def check_label_names(labels: Mapping[str, str]) -> None:

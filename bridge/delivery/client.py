@@ -1,7 +1,7 @@
 """One POST to one receiver: bytes out, an outcome back.
 
 Owns headers, the timeout and the translation of aiohttp's errors. Repeating, waiting and logging are
-the sender's; the session (connections, TLS, authentication) is given in and closed by its owner.
+the sender's; the session (connections, TLS, sign-in) is given in and closed by its owner.
 """
 
 import io
@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 import aiohttp
 
 from bridge import __version__
-from bridge.delivery.outcome import MAX_WORDS_BYTES, Outcome, RetryLater, classify
+from bridge.delivery.outcome import MAX_WORDS_BYTES, Outcome, Rejected, RetryLater, classify
+from bridge.delivery.redirects import RedirectError
+from bridge.delivery.secret_file import SignInError
+from bridge.delivery.session import SignedSession
 
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_TENANT_HEADER = "X-Scope-OrgID"
@@ -31,7 +34,7 @@ class RemoteWriteClient:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        session: aiohttp.ClientSession | SignedSession,
         url: str,
         *,
         now_s: Callable[[], float],
@@ -66,8 +69,13 @@ class RemoteWriteClient:
             headers["Retry-Attempt"] = str(attempt)
         try:
             return await self._post(block, headers)
+        except RedirectError as error:
+            return Rejected(error.status, str(error), f"http_{error.status}")
+        except SignInError as error:
+            # Not the data's fault: the samples wait until a request can be made.
+            return RetryLater(None, None, str(error))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return RetryLater(None, None, f"{type(error).__name__}: {error}"[:MAX_WORDS_BYTES])
+            return RetryLater(None, None, _words(error)[:MAX_WORDS_BYTES])
 
     async def _post(self, block: bytes, headers: dict[str, str]) -> Outcome:
         # A file object goes out in pieces; aiohttp writes bytes of this size in one go and warns about it.
@@ -82,6 +90,13 @@ class RemoteWriteClient:
             # The spec has senders ignore the body of a success.
             body = b"" if response.status in _SUCCESS else await _start_of_body(response)
             return classify(response.status, body, response.headers.get("Retry-After"), self._now_s())
+
+
+def _words(error: Exception) -> str:
+    """Tell what happened on the way; never a URL, which may have a password in it."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"{type(error).__name__}: {error.status} {error.message}"
+    return type(error).__name__ if isinstance(error, aiohttp.InvalidURL) else f"{type(error).__name__}: {error}"
 
 
 async def _start_of_body(response: aiohttp.ClientResponse) -> bytes:

@@ -42,23 +42,24 @@ class Rejected:
 
 Outcome = Delivered | RetryLater | Rejected
 
-_TOO_MANY_REQUESTS = 429
+# 407 is a proxy's, which says nothing about the samples.
+_AGAIN = {407, 429}
 _DELIVERED = range(200, 300)
-# Redirects are not followed: a moved receiver is a setting to change, and most clients would repeat the
-# POST as a GET, which answers 200 and stores nothing.
+# Redirects that are followed are followed before (`redirects`); most others would make the POST a GET, which answers
+# 200 and stores nothing.
 _FINAL = range(300, 500)
 
 
 def classify(status: int, body: bytes, retry_after: str | None, now_s: float) -> Outcome:
     """Return what follows from an HTTP status, the start of the body and the Retry-After header.
 
-    2xx is delivered; 429 and 5xx are tried again, as is any number that is no HTTP status; 3xx and all
+    2xx is delivered; 407, 429 and 5xx are tried again, as is any number that is no HTTP status; 3xx and all
     other 4xx are final. `now_s` is seconds since the epoch.
     """
     if status in _DELIVERED:
         return Delivered(status)
     words = receiver_words(body)
-    if status in _FINAL and status != _TOO_MANY_REQUESTS:
+    if status in _FINAL and status not in _AGAIN:
         return Rejected(status, words, f"http_{status}")
     after_s = None if retry_after is None else parse_retry_after(retry_after, now_s)
     return RetryLater(after_s, status, words)

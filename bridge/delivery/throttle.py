@@ -1,13 +1,14 @@
 """A target's log lines, told at once and then seldom: a receiver that is away fails many times a second.
 
-Owns the interval and that no line shows the user or password of a URL.
+Owns the interval and that no line shows the user, password or query of a URL.
 """
 
 from collections import Counter
 from collections.abc import Callable
-from urllib.parse import urlsplit, urlunsplit
 
 import structlog
+
+from bridge.config.units import shown_url
 
 LOG_INTERVAL_S = 30.0
 
@@ -19,7 +20,7 @@ class ThrottledLog:
 
     def __init__(self, target: str, url: str, clock_s: Callable[[], float]) -> None:
         """Log for a target; `clock_s` is monotonic."""
-        self._bound = _log.bind(target=target, url=_without_credentials(url))
+        self._bound = _log.bind(target=target, url=shown_url(url))
         self._clock_s = clock_s
         self._next_s: dict[str, float] = {}
         self._left_out: Counter[str] = Counter()
@@ -41,8 +42,3 @@ class ThrottledLog:
             return False
         self._next_s[event] = now_s + LOG_INTERVAL_S
         return True
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -2,7 +2,8 @@
 # Installs the Debian packages that the black-box tests drive. Never fails: the tests skip what is missing.
 missing=""
 for pair in prometheus:prometheus prometheus-pushgateway:prometheus-pushgateway \
-    victoria-metrics:victoria-metrics prometheus-node-exporter:prometheus-node-exporter; do
+    victoria-metrics:victoria-metrics prometheus-node-exporter:prometheus-node-exporter \
+    nginx:nginx-light openssl:openssl; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 # An engine for the tests that run receivers from images, unless there is one.

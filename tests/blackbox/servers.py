@@ -128,6 +128,24 @@ def node_exporter(tmp: Path, directory: Path) -> Server:
     return _start("prometheus-node-exporter", ("prometheus-node-exporter", *arguments), port, "/", tmp)
 
 
+def nginx(tmp: Path, *servers: str) -> Server:
+    """Start nginx with these `server` blocks, and one more that only tells that it is ready."""
+    port = free_port()
+    tmp.mkdir(parents=True, exist_ok=True)
+    paths = "".join(f"{name}_temp_path {tmp / name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    ready = f"server {{ listen 127.0.0.1:{port}; location / {{ return 200; }} }}"
+    # Workers of another user could not read what a test keeps for itself.
+    user = "user root;" if os.geteuid() == 0 else ""
+    config = tmp / "nginx.conf"
+    config.write_text(
+        f"{user} worker_processes 1; daemon off; pid {tmp / 'nginx.pid'}; error_log stderr;\n"
+        f"events {{}}\nhttp {{ access_log off; client_max_body_size 64m; {paths}\n{ready}\n{''.join(servers)} }}\n",
+        encoding="utf-8",
+    )
+    # The directory for what comes before the configuration is read.
+    return _start("nginx", ("nginx", "-p", str(tmp), "-e", "stderr", "-c", str(config)), port, "/", tmp)
+
+
 def agent(tmp: Path, *flags: str, config: str | None = None, port: int | None = None) -> Server:
     """Start `pushbridge run` with its journal in `tmp`; a second start on the same `tmp` takes up that journal.
 
