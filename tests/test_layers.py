@@ -27,7 +27,9 @@ LEVELS = (
     },
     {
         "bridge.wire",
+        "bridge.moments",
         "bridge.journal.news",
+        "bridge.journal.cursor_table",
         "bridge.journal.directory",
         "bridge.journal.notes",
         "bridge.journal.run_table",
@@ -41,6 +43,7 @@ LEVELS = (
     {
         "bridge.log",
         "bridge.groups",
+        "bridge.journal.fates",
         "bridge.selector",
         "bridge.delivery.batch",
         "bridge.delivery.client",
@@ -62,7 +65,12 @@ LEVELS = (
 )
 PURE = (
     "bridge.model",
+    "bridge.moments",
     "bridge.regex",
+    "bridge.journal.fates",
+    "bridge.journal.ledger",
+    "bridge.browse.series",
+    "bridge.browse.account",
     "bridge.content",
     "bridge.groups",
     "bridge.registry",

@@ -4,7 +4,6 @@ Owns the lock of the storage directory, the sequence numbers and the translation
 when to commit, and in which thread, is the group-commit writer's business; opening a damaged file is `recovery`'s.
 """
 
-import json
 import os
 import sqlite3
 import zlib
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError
-from bridge.journal import notes, run_table, schema
+from bridge.journal import cursor_table, notes, run_table, schema
 from bridge.journal.directory import free_bytes, lock_directory
 from bridge.journal.recovery import Recovery, connect, open_database
 from bridge.journal.rows import Batch, CursorRow, GroupRow, KeyRow, PartRow, Record
@@ -115,9 +114,7 @@ class Journal:
             if batch.tick_ms:
                 self._connection.execute("UPDATE meta SET value = ? WHERE name = 'tick_ms'", (batch.tick_ms,))
             if batch.cursors:
-                self._connection.executemany(
-                    "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?, ?)", map(_cursor_values, batch.cursors)
-                )
+                cursor_table.write(self._connection, batch.cursors)
             notes.write(self._connection, batch)
             self._used = self._used_pages()
             full = bool(batch.records) and self.full
@@ -206,15 +203,22 @@ class Journal:
 
     def load_cursors(self) -> list[CursorRow]:
         """Give every target's cursor, by name. Raise JournalUnavailableError."""
-        rows = self._all(schema.READ_CURSORS)
-        return [
-            CursorRow(target.decode(errors="replace"), seq, start_total, delivered, _dropped(text))
-            for target, seq, start_total, delivered, text in rows
-        ]
+        try:
+            return cursor_table.read(self._connection)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
 
     def used_bytes(self) -> int:
         """Bytes of the file that held something after the newest change; free pages inside it do not count."""
         return self._used * self._page_size
+
+    def oldest_seq(self) -> int:
+        """Give the sequence number of the oldest row, one more than the newest when there is none.
+
+        Raise JournalUnavailableError.
+        """
+        ((oldest,),) = self._all("SELECT min(seq) FROM journal")
+        return self._next_end_seq + 1 if oldest is None else int(oldest)
 
     def samples_after(self, after_seq: int) -> int:
         """Sum the samples of the rows after `after_seq`: what a target can still get. It reads them all.
@@ -228,7 +232,7 @@ class Journal:
     def delete_cursor(self, target: str) -> None:
         """Forget a target's cursor in the current transaction. Raise JournalUnavailableError."""
         with self._changing():
-            self._connection.execute("DELETE FROM cursors WHERE target = ?", (target,))
+            cursor_table.delete(self._connection, target)
 
     def trim(self, before_ms: int, through_seq: int, limit: int, *, ended_before_ms: int) -> int:
         """Delete up to `limit` rows that arrived before `before_ms` and have `seq <= through_seq`; give their number.
@@ -387,14 +391,3 @@ def _group_values(group: GroupRow, seq: int) -> tuple[object, ...]:
         zlib.crc32(group.doubles),
         group.doubles,
     )
-
-
-def _dropped(text: bytes) -> tuple[tuple[str, int], ...]:
-    try:
-        return tuple((str(reason), int(samples)) for reason, samples in json.loads(text))
-    except (ValueError, TypeError):
-        return ()  # Damaged: what the account lacks then is booked as lost.
-
-
-def _cursor_values(cursor: CursorRow) -> tuple[str, int, int, int, str]:
-    return cursor.target, cursor.seq, cursor.start_total, cursor.delivered, json.dumps(cursor.dropped)
