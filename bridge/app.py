@@ -10,15 +10,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
-import aiohttp
 import structlog
 
 from bridge.config.file import Config
 from bridge.config.remote_write import RemoteWrite
 from bridge.config.units import split_address
 from bridge.delivery.client import RemoteWriteClient
+from bridge.delivery.connect import connect
 from bridge.delivery.sender import Sender
 from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
@@ -57,7 +57,9 @@ def wall_ms() -> int:
 class Agent:
     """The running agent: built from a config, run once."""
 
-    def __init__(self, config: Config, *, now_ms: Callable[[], int] = wall_ms) -> None:
+    def __init__(
+        self, config: Config, *, now_ms: Callable[[], int] = wall_ms, new_targets_since_ms: int | None = None
+    ) -> None:
         """Open the journal and the listening socket; raises ConfigError before anything is started."""
         check_directories(config)
         self.config = config
@@ -82,7 +84,8 @@ class Agent:
             rules = Rules(config.rules)
             groups, replayed = load_groups(self._journal, external)
             schedule = load_schedule(self._journal, rules, external)
-            ledger = load_ledger(self._journal, [target.target for target in config.remote_write])
+            targets = [target.target for target in config.remote_write]
+            ledger = load_ledger(self._journal, targets, new_targets_since_ms)
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
             self._journal.close()
@@ -153,8 +156,11 @@ class Agent:
         await self._files.take_spooled()
         listener = Listener(self._site)
         await listener.start(self._socket)
-        async with aiohttp.ClientSession() as session:
-            senders = [self._sender(target, session) for target in self.config.remote_write]
+        async with AsyncExitStack() as connections:
+            senders = [
+                self._sender(target, await connections.enter_async_context(connect(target, now_s=self._now_s)))
+                for target in self.config.remote_write
+            ]
             sending = [asyncio.create_task(sender.run()) for sender in senders]
             services = (self._look_after_journal(), self._files.run(), self._keep_time())
             keeping = [asyncio.create_task(service) for service in services]
@@ -184,7 +190,10 @@ class Agent:
             if isinstance(fault, Exception):
                 raise fault
 
-    def _sender(self, target: RemoteWrite, session: aiohttp.ClientSession) -> Sender:
+    def _now_s(self) -> float:
+        return self._now_ms() / 1000
+
+    def _sender(self, target: RemoteWrite, client: RemoteWriteClient) -> Sender:
         ledger = self.committer.ledger
         # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
         reader = JournalReader(self._journal.path, lambda: self.committer.known_seq)
@@ -207,14 +216,7 @@ class Agent:
             confirm=self.committer.confirm,
             wait_for_work=lambda seq: self.committer.wait_for_work(seq, hold.tick),
             hold=hold,
-            client=RemoteWriteClient(
-                session,
-                target.url,
-                now_s=lambda: self._now_ms() / 1000,
-                timeout_s=target.remote_timeout,
-                headers=target.headers,
-                tenant_header=target.tenant_header,
-            ),
+            client=client,
             observer=self.telemetry,
             clock_s=time.monotonic,
             sleep=asyncio.sleep,

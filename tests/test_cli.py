@@ -105,7 +105,9 @@ def test_the_version_is_told() -> None:
 def parsed(*arguments: str) -> dict[str, object]:
     """What the flags of run say."""
     context = main.commands["run"].make_context("run", list(arguments))
-    return {name: value for name, value in context.params.items() if name not in {"file", "urls", "directories"}}
+    return {
+        name: value for name, value in context.params.items() if name not in {"file", "urls", "since", "directories"}
+    }
 
 
 def test_flags_stand_over_the_file(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -38,6 +39,7 @@ _STATES_AT_ONCE = 500
 _LARGEST_SHARE = 0.5
 """Of the journal, for one transaction: nothing is given up for what would hardly fit into an empty one."""
 _FOREVER_MS = 1 << 62
+_TELL_INTERVAL_MS = 30_000
 KEY_LIFE_MS = 24 * 3600 * 1000
 """How long an idempotency key is remembered (design.md section 8)."""
 WhenFull = Literal["reject", "drop_oldest"]
@@ -111,6 +113,7 @@ class Committer:
         """The newest point of the grid."""
         self._unwritten = dict.fromkeys(replayed)
         """Groups whose newest rows tell more than their stored state."""
+        self._next_told_ms = 0
         self.failure: str | None = None
         """Why the newest commit failed, None when it did not: readiness follows it."""
 
@@ -229,11 +232,26 @@ class Committer:
             for item in waiting:
                 await self._commit([item])
             return
-        if not attempt.full or self._may_fit(attempt):
-            self.failure = str(attempt.error)
-        self._observer.commit_failed(attempt.error.reason)
+        error = attempt.error
+        if not attempt.full:
+            self.failure = str(error)
+        elif self._may_fit(attempt):
+            error = self._held_up(error)
+            self.failure = str(error)
+        self._observer.commit_failed(error.reason)
         for item in waiting:
-            item.done.set_exception(attempt.error)
+            item.done.set_exception(error)
+
+    def _held_up(self, error: PushRefusedError) -> JournalFullError:
+        """Name who keeps the journal full, for those who push and, seldom, in the log."""
+        holders: list[str] = []
+        with suppress(JournalUnavailableError):
+            holders = self.ledger.holders(self._journal.oldest_seq())
+        if (now_ms := self._now_ms()) >= self._next_told_ms:
+            self._next_told_ms = now_ms + _TELL_INTERVAL_MS
+            _log.error("journal_full", when_full=self._when_full, held_by=",".join(holders), error=str(error))
+        cause = f"; its oldest pushes wait for target {', '.join(holders)}" if holders else ""
+        return JournalFullError(error.reason, f"{error}{cause}")
 
     def _may_fit(self, attempt: "_Attempt") -> bool:
         # The rows, and as much again for the groups' state.

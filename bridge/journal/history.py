@@ -4,7 +4,7 @@ A reader of its own that never changes the file. Bodies are not read; what the a
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from bridge.journal.recovery import connect_read_only
 from bridge.journal.rows import DeliveryRow, RunRow
 from bridge.journal.run_table import KnownRun, RunQuestion
 
-_PUSHES = frozenset({"put", "post", "delete"})
+PUSHES = frozenset({"put", "post", "delete"})
+"""Operations that are pushes."""
 _SELECT = "SELECT seq, arrival_ms, grp, operation, samples FROM journal"
 _STRETCH_ROWS = 500
 _Row = tuple[Any, ...]
@@ -36,10 +37,10 @@ class PushRows:
 class History:
     """Questions about the journal, answered from what is committed; use it from one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection] = connect_read_only) -> None:
         """Open the journal file `path`. Raise JournalUnavailableError if it cannot be opened."""
         try:
-            self._connection = connect_read_only(path)
+            self._connection = connect(path)
         except sqlite3.Error as error:
             raise JournalUnavailableError("io_error", f"cannot open the journal {path}: {error}") from error
         self._path = path
@@ -127,6 +128,6 @@ def _join(rows: Iterable[_Row], push: PushRows | None = None) -> Iterator[PushRo
             continue
         if push is not None:
             yield push
-        push = PushRows(seq, seq, arrival_ms, group, operation, samples) if operation in _PUSHES else None
+        push = PushRows(seq, seq, arrival_ms, group, operation, samples) if operation in PUSHES else None
     if push is not None:
         yield push

@@ -34,8 +34,10 @@ class Ledger:
         """Newest row that every target has confirmed; with no target nothing is waited for."""
         return min((cursor.seq for cursor in self.cursors.values()), default=end_seq)
 
-    def holders(self, oldest_seq: int) -> list[str]:
-        """Targets that have not confirmed the oldest row: what keeps the journal from forgetting it."""
+    def holders(self, oldest_seq: int | None) -> list[str]:
+        """Targets that have not confirmed the journal's oldest row, and so keep it from being forgotten."""
+        if oldest_seq is None:
+            return []
         return [target for target, cursor in self.cursors.items() if cursor.seq < oldest_seq]
 
     def drop(self, rows: Iterable[tuple[int, int]], reason: str) -> dict[str, CursorRow]:

@@ -212,13 +212,10 @@ class Journal:
         """Bytes of the file that held something after the newest change; free pages inside it do not count."""
         return self._used * self._page_size
 
-    def oldest_seq(self) -> int:
-        """Give the sequence number of the oldest row, one more than the newest when there is none.
-
-        Raise JournalUnavailableError.
-        """
+    def oldest_seq(self) -> int | None:
+        """Give the sequence number of the oldest row, None when there is none. Raise JournalUnavailableError."""
         ((oldest,),) = self._all("SELECT min(seq) FROM journal")
-        return self._next_end_seq + 1 if oldest is None else int(oldest)
+        return None if oldest is None else int(oldest)
 
     def samples_after(self, after_seq: int) -> int:
         """Sum the samples of the rows after `after_seq`: what a target can still get. It reads them all.
