@@ -166,9 +166,9 @@ def replay(
             work = Replay(None, target.queue_config, Choice(selector), rate, tally)
             stopped = not asyncio.run(_replay(work, archive, span, None if dry_run else target))
             rest_ms = archive.rest_since_ms(span, tally.last_seq) if stopped else None
-    click.echo(tally.summary("would send" if dry_run else "sent") + f" to {name}")
+    click.echo(f"{name}: {tally.summary('would send' if dry_run else 'sent')}")
     for words in tally.refusals():
-        tell(f"refused: {words}")
+        tell(words)
     if rest_ms is not None:
         until = time_text(span.until_ms if until_ms is not None else wall_ms())
         tell(f"stopped; to go on, the same with --since {time_text(rest_ms)} --until {until}")

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -17,11 +18,13 @@ from bridge.browse.series import Choice, Point
 from bridge.errors import ConfigError
 from bridge.journal.archive import Archive, Span
 from bridge.journal.history import PUSHES
+from bridge.model import Labels
 from bridge.moments import time_text
 
 FORMATS = ("jsonl", "csv", "parquet")
 _COLUMNS = ("time", "labels", "value", "histogram", "push")
 _GROUP_ROWS = 50_000
+_INFINITE = float("inf")
 Line = tuple[Point, str]
 """A sample, and the id of the push that it came with; empty for what came by itself, such as the end of a TTL."""
 
@@ -47,10 +50,7 @@ class JsonLines:
 
     def write(self, lines: Sequence[Line]) -> None:
         """Add samples."""
-        self._file.writelines(
-            json.dumps(document(point) | {"push": push_id or None}, ensure_ascii=False, separators=(",", ":")) + "\n"
-            for point, push_id in lines
-        )
+        self._file.writelines(_json_line(point, push_id) for point, push_id in lines)
 
     def finish(self) -> None:
         """Leave it at that."""
@@ -68,8 +68,8 @@ class Csv:
         """Add samples."""
         self._writer.writerows(
             (
-                time_text(point.at_ms),
-                json.dumps(dict(point.labels), ensure_ascii=False, separators=(",", ":")),
+                _time_text(point.at_ms),
+                _labels_json(point.labels),
                 "" if point.histogram else point.value_text,
                 point.histogram,
                 push_id,
@@ -137,8 +137,29 @@ def document(point: Point) -> dict[str, Any]:
     told: dict[str, Any] = {"time": time_text(point.at_ms), "labels": dict(point.labels)}
     if point.histogram:
         return told | {"histogram": json.loads(point.histogram), "stale": point.stale}
-    number = point.value if abs(point.value) < float("inf") else point.value_text
+    number = point.value if abs(point.value) < _INFINITE else point.value_text
     return told | {"value": number}
+
+
+_time_text = lru_cache(1 << 10)(time_text)
+"""The samples of a push have the same time."""
+
+
+@lru_cache(1 << 16)
+def _labels_json(labels: Labels) -> str:
+    return json.dumps(dict(labels), ensure_ascii=False, separators=(",", ":"))
+
+
+def _json_line(point: Point, push_id: str) -> str:
+    """`document` and the push, put together from parts that repeat: that takes a third of the time."""
+    if point.histogram:
+        rest = f'"histogram":{point.histogram},"stale":{"true" if point.stale else "false"}'
+    elif abs(point.value) < _INFINITE:
+        rest = f'"value":{point.value!r}'
+    else:
+        rest = f'"value":"{point.value_text}"'
+    push = f'"{push_id}"' if push_id else "null"
+    return f'{{"time":"{_time_text(point.at_ms)}","labels":{_labels_json(point.labels)},{rest},"push":{push}}}\n'
 
 
 def lines(archive: Archive, span: Span, choice: Choice) -> Iterator[tuple[int, list[Line]]]:

@@ -67,7 +67,7 @@ class Tally:
 
     def refusals(self) -> list[str]:
         """The receiver's words, the most frequent first."""
-        return [f"{samples:,} samples: {words}" for words, samples in self.refused.most_common(5)]
+        return [f"refused ({samples:,}): {words}" for words, samples in self.refused.most_common(5)]
 
 
 @dataclass(slots=True)

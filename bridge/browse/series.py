@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isinf, isnan
+from typing import NamedTuple
 
 from google.protobuf.json_format import MessageToDict
 
@@ -23,12 +24,16 @@ from bridge.wire.varint import read_uvarint
 STALE = "stale"
 """What stands for the value of a staleness marker."""
 _MOST_BYTES = 1 << 30
+_MOST_KNOWN = 1 << 16
+_BEHIND_HEAD_BYTES = 15
+_HEAD_END = b"\x12\x10\x09"
+_TIME_TAG = b"\x10"
 _LABEL_TAG = 0x0A
 _pack = struct.Struct("<d").pack
+_unpack = struct.Struct("<d").unpack
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One sample."""
 
     labels: Labels
@@ -67,22 +72,47 @@ class Choice:
         return known
 
 
-_MOST_KNOWN = 1 << 16
-
-
 def points(body: bytes, choice: Choice) -> Iterator[Point]:
     """Give the chosen samples of a row in order; ValueError when the row is damaged."""
     for series in split_series(snappy_block.decompress(body, _MOST_BYTES)):
-        label_fields, rest = _cut(series)
-        if not choice.takes(label_fields):
-            continue
-        content = _parse(rest)
-        labels = _labels(label_fields)
-        for sample in content.samples:
-            yield Point(labels, sample.timestamp, sample.value, _pack(sample.value) == STALE_NAN)
-        for histogram in content.histograms:
-            text = json.dumps(MessageToDict(histogram, preserving_proto_field_name=True), separators=(",", ":"))
-            yield Point(labels, histogram.timestamp, float("nan"), _pack(histogram.sum) == STALE_NAN, text)
+        label_fields = _fields_of_head(series[:-_BEHIND_HEAD_BYTES]) if series[-7:-6] == _TIME_TAG else None
+        if label_fields is None:
+            yield from _any_points(series, choice)
+        elif choice.takes(label_fields):
+            value = series[-_BEHIND_HEAD_BYTES:-7]
+            yield Point(_labels(label_fields), _time(series[-6:]), _unpack(value)[0], value == STALE_NAN)
+
+
+def _any_points(series: bytes, choice: Choice) -> Iterator[Point]:
+    label_fields, rest = _cut(series)
+    if not choice.takes(label_fields):
+        return
+    content = _parse(rest)
+    labels = _labels(label_fields)
+    for sample in content.samples:
+        yield Point(labels, sample.timestamp, sample.value, _pack(sample.value) == STALE_NAN)
+    for histogram in content.histograms:
+        text = json.dumps(MessageToDict(histogram, preserving_proto_field_name=True), separators=(",", ":"))
+        yield Point(labels, histogram.timestamp, float("nan"), _pack(histogram.sum) == STALE_NAN, text)
+
+
+@lru_cache(_MOST_KNOWN)
+def _fields_of_head(head: bytes) -> bytes | None:
+    """Label fields of an everyday head (`bridge.wire.head`), None for anything else.
+
+    It holds the length of the whole series, so what it says of one it says of all.
+    """
+    try:
+        label_fields, rest = _cut(head)
+        size, start = read_uvarint(head, 1)
+    except ValueError:
+        return None
+    return label_fields if rest == _HEAD_END and start + size == len(head) + _BEHIND_HEAD_BYTES else None
+
+
+@lru_cache(1 << 10)
+def _time(varint: bytes) -> int:
+    return read_uvarint(varint, 0)[0]
 
 
 def only(body: bytes, choice: Choice) -> tuple[bytes, int]:
@@ -130,7 +160,7 @@ def _parse(fields: bytes) -> TimeSeries:
         raise ValueError(f"a series cannot be read: {error}") from error
 
 
-@lru_cache(1 << 16)
+@lru_cache(_MOST_KNOWN)
 def _labels(label_fields: bytes) -> Labels:
     try:
         return labels_of(make_head(label_fields))
