@@ -26,8 +26,6 @@ from bridge.schedule import Schedule, present
 
 _log = structlog.get_logger(__name__)
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_NEARLY_FULL = 0.9
-"""Of its bound; a journal that drops its oldest rows is now a little above it, now at it."""
 Clock = Callable[[], int]
 _SIZE_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 
@@ -205,15 +203,11 @@ class AccountCollector(Collector):
     def _held_by(self) -> Metric:
         held = GaugeMetricFamily(
             "pushbridge_journal_held_by",
-            "1 when the journal is nearly full and waits for this target to take its oldest pushes, else 0.",
+            "1 when the journal has been full and this target has not taken its oldest pushes since, else 0.",
             labels=["target"],
         )
-        holders: list[str] = []
-        if self._journal.used_bytes() > _NEARLY_FULL * self._journal.max_bytes:
-            with suppress(JournalUnavailableError):
-                holders = self._ledger.holders(self._reader.oldest_seq())
         for name in self._ledger.cursors:
-            held.add_metric([name], float(name in holders))
+            held.add_metric([name], float(name in self._ledger.held_by))
         return held
 
     def _account(self, accepted: int) -> Iterator[Metric]:

@@ -244,14 +244,17 @@ class Committer:
 
     def _held_up(self, error: PushRefusedError) -> JournalFullError:
         """Name who keeps the journal full, for those who push and, seldom, in the log."""
-        holders: list[str] = []
-        with suppress(JournalUnavailableError):
-            holders = self.ledger.holders(self._journal.oldest_seq())
+        self._note_holders()
+        holders = ", ".join(self.ledger.held_by)
         if (now_ms := self._now_ms()) >= self._next_told_ms:
             self._next_told_ms = now_ms + _TELL_INTERVAL_MS
-            _log.error("journal_full", when_full=self._when_full, held_by=",".join(holders), error=str(error))
-        cause = f"; its oldest pushes wait for target {', '.join(holders)}" if holders else ""
+            _log.error("journal_full", when_full=self._when_full, held_by=holders, error=str(error))
+        cause = f"; its oldest pushes wait for target {holders}" if holders else ""
         return JournalFullError(error.reason, f"{error}{cause}")
+
+    def _note_holders(self) -> None:
+        with suppress(JournalUnavailableError):
+            self.ledger.held_by = tuple(self.ledger.holders(self._journal.oldest_seq()))
 
     def _may_fit(self, attempt: "_Attempt") -> bool:
         # The rows, and as much again for the groups' state.
@@ -281,6 +284,7 @@ class Committer:
             self._journal.rollback()
             return _Attempt(staging, error, len(dropped) == drop_rows)
         if dropped:
+            self._note_holders()
             totals = {target: dict(cursor.dropped) for target, cursor in staging.cursors.items()}
             _log.error("samples_dropped", reason="journal_full", rows=len(dropped), totals=totals)
         for item, result in results:
@@ -302,6 +306,8 @@ class Committer:
         wrote = await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         self.groups.publish(staging.groups.values())
         self.ledger.publish(staging.cursors, staging.deliveries.values())
+        if self.ledger.held_by and staging.cursors:
+            self._note_holders()
         self.known_seq = self._journal.end_seq
         self.schedule.publish(staging.runs)
         for row in batch.groups:

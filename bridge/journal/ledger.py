@@ -19,6 +19,8 @@ class Ledger:
     cursors: dict[str, CursorRow] = field(default_factory=dict)
     deliveries: dict[str, DeliveryRow] = field(default_factory=dict)
     """The newest note of each target."""
+    held_by: tuple[str, ...] = ()
+    """Targets for whose sake the journal has been full, until they have confirmed its oldest row."""
     _in_hand: dict[str, int] = field(default_factory=dict)
 
     def hand_out(self, target: str, seq: int) -> None:

@@ -64,10 +64,6 @@ class JournalReader:
         """
         return self._one("SELECT arrival_ms FROM journal WHERE seq > ? ORDER BY seq LIMIT 1", after_seq)
 
-    def oldest_seq(self) -> int | None:
-        """Give the oldest row's number, None when there is none. Raise JournalUnavailableError."""
-        return self._one("SELECT min(seq) FROM journal")
-
     def first_seq(self, since_ms: int) -> int | None:
         """Give the first row that arrived then or later, None when there is none. Raise JournalUnavailableError."""
         return self._one("SELECT min(seq) FROM journal WHERE arrival_ms >= ?", since_ms)
