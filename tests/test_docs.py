@@ -68,7 +68,7 @@ def commands(group: click.Group, before: str = "") -> Iterator[str]:
             yield from commands(command, f"{before}{name} ")
 
 
-@pytest.mark.parametrize("command", commands(main))
+@pytest.mark.parametrize("command", list(commands(main)))
 def test_the_readme_shows_every_command(command: str) -> None:
     """Each command stands in README and explains itself."""
     assert f"pushbridge {command}" in README

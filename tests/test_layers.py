@@ -48,7 +48,7 @@ LEVELS = (
         "bridge.delivery.batch",
         "bridge.delivery.client",
         "bridge.delivery.confirmations",
-        "bridge.delivery.target",
+        "bridge.delivery.connect",
         "bridge.journal.ledger",
     },
     {"bridge.registry", "bridge.delivery.target"},

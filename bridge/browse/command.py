@@ -9,11 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import click
 
 from bridge.browse import account, export
@@ -23,12 +22,14 @@ from bridge.browse.replay import Replay, Tally
 from bridge.browse.series import Choice
 from bridge.config.file import Config, read
 from bridge.config.remote_write import RemoteWrite
-from bridge.delivery.target import client_for
+from bridge.delivery.connect import connect
+from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError
 from bridge.journal.archive import Archive, Span
 from bridge.journal.rows import NEVER_MS
 from bridge.log import set_up as set_up_log
 from bridge.moments import time_text
+from bridge.rules import Rules
 from bridge.selector import Selector
 
 _INTERRUPTED = 130
@@ -163,7 +164,8 @@ def replay(
             if waiting := archive.span(since_ms, until_ms).rows - span.rows:
                 tell(f"{waiting} newer rows are left out: {name} has not confirmed them yet, the agent delivers them")
             tally = Tally(last_seq=span.first_seq - 1)
-            work = Replay(None, target.queue_config, Choice(selector), rate, tally)
+            rules = rules_of_target(target, Rules(config.rules), utf8_names=config.push.enable_utf8_names)
+            work = Replay(None, target.queue_config, rules, Choice(selector), rate, tally)
             stopped = not asyncio.run(_replay(work, archive, span, None if dry_run else target))
             rest_ms = archive.rest_since_ms(span, tally.last_seq) if stopped else None
     click.echo(f"{name}: {tally.summary('would send' if dry_run else 'sent')}")
@@ -183,9 +185,10 @@ async def _replay(work: Replay, archive: Archive, span: Span, target: RemoteWrit
     assert task is not None  # noqa: S101 - a coroutine that runs has one
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    async with aiohttp.ClientSession() as session:
+    async with AsyncExitStack() as connections:
         if target is not None:
-            work.client = client_for(target, session, lambda: wall_ms() / 1000)
+            connected = connect(target, now_s=lambda: wall_ms() / 1000)
+            work.client = await connections.enter_async_context(connected)
         try:
             with _progress("replaying", span.rows, shown=sys.stderr.isatty()) as settled:
                 await work.run(archive.pieces(span), settled)

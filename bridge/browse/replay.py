@@ -18,6 +18,7 @@ from bridge.config.remote_write import QueueConfig
 from bridge.delivery.backoff import delay_s
 from bridge.delivery.batch import Request, plan_batch
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
+from bridge.delivery.rewrite import TargetRules
 from bridge.journal.archive import StoredRow
 from bridge.journal.rows import Entry
 from bridge.wire import snappy_block
@@ -32,8 +33,8 @@ _MOST_WORDS = 200
 class Client(Protocol):
     """One POST (`bridge.delivery.client`)."""
 
-    async def send(self, block: bytes, attempt: int) -> Outcome:
-        """Send a snappy block; `attempt` is 0 for the first try. Raises nothing but cancellation."""
+    async def send(self, block: bytes, attempt: int, tenant: str) -> Outcome:
+        """Send a snappy block of a tenant; `attempt` is 0 for the first try. Raises nothing but cancellation."""
         ...
 
 
@@ -50,6 +51,8 @@ class Tally:
     """Samples by status and the receiver's words."""
     damaged: int = 0
     """Samples in rows that cannot be read."""
+    left_out: int = 0
+    """Samples that the target's own rules drop."""
 
     @property
     def is_complete(self) -> bool:
@@ -63,6 +66,8 @@ class Tally:
             parts.append(f"{self.refused.total():,} refused")
         if self.damaged:
             parts.append(f"{self.damaged:,} in damaged rows")
+        if self.left_out:
+            parts.append(f"{self.left_out:,} dropped by the target's rules")
         return "; ".join([parts[0], ", ".join(parts[1:])] if parts[1:] else parts)
 
     def refusals(self) -> list[str]:
@@ -76,6 +81,7 @@ class Replay:
 
     client: Client | None
     queue: QueueConfig
+    rules: TargetRules
     choice: Choice
     rate: float | None
     """Samples per second at the most."""
@@ -88,8 +94,9 @@ class Replay:
         for piece in pieces:
             entries = [entry for row in piece if (entry := self._entry(row)) is not None]
             while entries:
-                batch = plan_batch(entries, self.queue.max_samples_per_send, MAX_BODY_BYTES)
+                batch = plan_batch(entries, self.queue.max_samples_per_send, MAX_BODY_BYTES, self.rules)
                 self.tally.damaged += batch.damaged
+                self.tally.left_out += sum(batch.dropped.values())
                 for request in batch.requests:
                     await self._settle(request)
                 done = [entry for entry in entries if entry.seq <= batch.last_seq]
@@ -129,7 +136,7 @@ class Replay:
         attempt = 0
         while True:
             await self._pace(request.samples)
-            outcome = await self.client.send(request.block, attempt)
+            outcome = await self.client.send(request.block, attempt, request.tenant)
             if not isinstance(outcome, RetryLater):
                 return outcome
             attempt += 1
@@ -158,4 +165,5 @@ class Replay:
 def _halves(request: Request) -> Sequence[Request]:
     series = split_series(snappy_block.decompress(request.block, _MOST_BYTES))
     middle = len(series) // 2
-    return [Request(snappy_block.compress(b"".join(half)), len(half)) for half in (series[:middle], series[middle:])]
+    halves = series[:middle], series[middle:]
+    return [Request(snappy_block.compress(b"".join(half)), len(half), request.tenant) for half in halves]

@@ -74,13 +74,13 @@ def test_prometheus_with_an_out_of_order_window_gets_its_data_back(tmp_path: Pat
     port = free_port()
     data = tmp_path / "prometheus"
     with agent(tmp_path / "agent", config=CONFIG.format(port=port)) as server:
-        with prometheus(data, port=port, config_text=OUT_OF_ORDER) as store_server:
+        with prometheus(data, port=port, config=OUT_OF_ORDER) as store_server:
             push_history(server, "j")
             store = PrometheusStore(store_server)
             before = store.raw("j"), store.markers("j")
             assert len(before[0]) == 14
         shutil.rmtree(data)
-        with prometheus(data, port=port, config_text=OUT_OF_ORDER) as store_server:
+        with prometheus(data, port=port, config=OUT_OF_ORDER) as store_server:
             store = PrometheusStore(store_server)
             assert request(server.port, "PUT", "/metrics/job/newer", b"a 1\n").status == 200
             assert settled_account(server.port).pending == 0

@@ -96,6 +96,29 @@ def test_a_part_is_sent(directory: Path) -> None:
         }
 
 
+def test_the_targets_own_rules_hold(tmp_path: Path) -> None:
+    """What it gets is relabeled and has its tenant as when it was delivered; what its rules drop is counted."""
+    write(tmp_path / "data", *(record(AT_MS + n, job, ("a", 1.0), ("b", 2.0)) for n, job in enumerate("jkj")))
+    with ScriptedReceiver() as receiver:
+        file = tmp_path / "pushbridge.yml"
+        rule = "{source_labels: [__name__], regex: b, action: drop}, {target_label: site, replacement: eu}"
+        file.write_text(
+            f"storage: {{path: {tmp_path / 'data'}}}\n"
+            'rules: [{match: {job: "[jk]"}, tenant: "team-{job}"}]\n'
+            f"remote_write: [{{url: '{receiver.url}', name: target, write_relabel_configs: [{rule}]}}]\n"
+        )
+        words = [sys.executable, "-m", "bridge", "journal", "replay", f"--config.file={file}", "--target=target"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "target: sent 3 samples of 3 rows; 3 dropped by the target's rules\n"
+        found = [
+            (re.findall(r"X-Scope-OrgID: (\S+)", request.head), [dict(sample.series) for sample in request.samples])
+            for request in receiver.requests()
+        ]
+        of_job = {job: {"__name__": "a", "job": job, "site": "eu"} for job in "jk"}
+        assert found == [(["team-j"], [of_job["j"]] * 2), (["team-k"], [of_job["k"]])]
+
+
 def test_what_is_not_confirmed_is_left_to_the_agent(tmp_path: Path) -> None:
     """Rows behind the target's cursor would overtake those that the agent still has to send."""
     write(tmp_path / "data", *rows(), cursors=(CursorRow("target", 20, 0, 20 * SAMPLES, ()),))
