@@ -4,12 +4,15 @@ Pure: the clock is an argument. The form of durations is `durations`.
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from bridge.durations import parse_duration_s
 
 _NUMBER = re.compile(r"\d{1,15}(\.\d+)?", re.ASCII)
 _SECOND_MS = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_OLDEST_MS, _NEWEST_MS = -62_135_596_800_000, 253_402_300_799_999
+"""The years 1 to 9999."""
 
 
 def parse_moment_ms(text: str, now_ms: int) -> int:
@@ -33,5 +36,8 @@ def parse_moment_ms(text: str, now_ms: int) -> int:
 
 
 def time_text(at_ms: int) -> str:
-    """Spell a point in time as the API does: RFC 3339 with milliseconds."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Spell a point in time as the API does: RFC 3339 with milliseconds; Unix seconds where that has no year for it."""
+    if not _OLDEST_MS <= at_ms <= _NEWEST_MS:
+        seconds, ms = divmod(abs(at_ms), _SECOND_MS)
+        return f"{'-' * (at_ms < 0)}{seconds}.{ms:03d}"
+    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -33,6 +33,22 @@ def test_other_texts_are_refused(text: str) -> None:
         parse_moment_ms(text, NOW_MS)
 
 
+@pytest.mark.parametrize(
+    ("at_ms", "text"),
+    [
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (-62_135_596_800_000, "0001-01-01T00:00:00.000Z"),
+        (-62_135_596_800_001, "-62135596800.001"),
+        (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        (253_402_300_800_000, "253402300800.000"),
+        (-(1 << 63), "-9223372036854775.808"),
+    ],
+)
+def test_any_number_is_spelled(at_ms: int, text: str) -> None:
+    """A sample's own time may be any number, also one that has no year."""
+    assert time_text(at_ms) == text
+
+
 @pytest.mark.parametrize("at_ms", [0, 1, 999, NOW_MS, 1_700_000_000_999, 4_102_444_799_999])
 def test_a_moment_that_is_spelled_is_read_as_itself(at_ms: int) -> None:
     """To the millisecond: what a command prints may be given to the next one."""

@@ -167,10 +167,12 @@ def replay(
             rules = rules_of_target(target, Rules(config.rules), utf8_names=config.push.enable_utf8_names)
             work = Replay(None, target.queue_config, rules, Choice(selector), rate, tally)
             stopped = not asyncio.run(_replay(work, archive, span, None if dry_run else target))
-            rest_ms = archive.rest_since_ms(span, tally.last_seq) if stopped else None
+            rest_ms = archive.rest_since_ms(span, tally.last_seq) if stopped or tally.stopped else None
     click.echo(f"{name}: {tally.summary('would send' if dry_run else 'sent')}")
     for words in tally.refusals():
         tell(words)
+    if tally.stopped:
+        tell(f"the target refuses every request: {tally.stopped}")
     if rest_ms is not None:
         until = time_text(span.until_ms if until_ms is not None else wall_ms())
         tell(f"stopped; to go on, the same with --since {time_text(rest_ms)} --until {until}")

@@ -15,6 +15,7 @@ from bridge.groups import labels_of_key
 from bridge.journal.archive import Archive, Span
 from bridge.journal.fates import Fate, fate_of
 from bridge.journal.history import PushRows
+from bridge.model import Labels
 from bridge.moments import time_text
 
 
@@ -34,7 +35,7 @@ class Listed:
             "id": self.id,
             "time": time_text(self.push.arrival_ms),
             "method": self.push.operation,
-            "labels": dict(labels_of_key(self.push.group)),
+            "labels": dict(_labels(self.push.group)),
             "samples": self.push.samples,
             "targets": self.fates,
         }
@@ -44,7 +45,7 @@ class Listed:
 
     def text(self) -> str:
         """Give the push for people: a line, and one more for each sample."""
-        group = series_text(labels_of_key(self.push.group))
+        group = series_text(_labels(self.push.group))
         fates = "  ".join(f"{target}: {_fate(fate)}" for target, fate in self.fates.items()) or "no target"
         count = f"{self.push.samples} sample{'s' * (self.push.samples != 1)}"
         head = f"{time_text(self.push.arrival_ms)}  {self.id}  {self.push.operation:<6}  {group}  {count}  {fates}"
@@ -101,6 +102,14 @@ class Pushes:
                 self.damaged += 1
             found += points or ()
         return tuple(found)
+
+
+def _labels(key: bytes) -> Labels:
+    try:
+        return labels_of_key(key)
+    except ValueError:
+        # No checksum covers a row's key; what is left of a damaged one still tells most.
+        return (("damaged", key.decode(errors="replace")),)
 
 
 def _fate(fate: Fate) -> str:

@@ -28,6 +28,8 @@ MAX_BODY_BYTES = 8 << 20
 _MOST_BYTES = 1 << 30
 _TELL_EVERY_S = 30.0
 _MOST_WORDS = 200
+_NOT_THE_DATAS = frozenset({*range(300, 400), 401, 402, 403, 404, 405, 407, 415})
+"""Statuses that speak of the address, of who asks or of the protocol, whatever the samples are."""
 
 
 class Client(Protocol):
@@ -36,6 +38,10 @@ class Client(Protocol):
     async def send(self, block: bytes, attempt: int, tenant: str) -> Outcome:
         """Send a snappy block of a tenant; `attempt` is 0 for the first try. Raises nothing but cancellation."""
         ...
+
+
+class _RefusedAltogetherError(Exception):
+    """The target refuses whatever it is sent; the text has its words."""
 
 
 @dataclass(slots=True)
@@ -53,11 +59,13 @@ class Tally:
     """Samples in rows that cannot be read."""
     left_out: int = 0
     """Samples that the target's own rules drop."""
+    stopped: str = ""
+    """Why there is no use in going on."""
 
     @property
     def is_complete(self) -> bool:
         """Whether everything was sent."""
-        return not self.refused and not self.damaged
+        return not self.refused and not self.damaged and not self.stopped
 
     def summary(self, verb: str) -> str:
         """Spell it for people."""
@@ -91,6 +99,12 @@ class Replay:
 
     async def run(self, pieces: Iterable[list[StoredRow]], settled: Callable[[int], object]) -> None:
         """Send all rows; `settled` is told how many more are done. Cancellation leaves the tally exact."""
+        try:
+            await self._send_all(pieces, settled)
+        except _RefusedAltogetherError as error:
+            self.tally.stopped = str(error)
+
+    async def _send_all(self, pieces: Iterable[list[StoredRow]], settled: Callable[[int], object]) -> None:
         for piece in pieces:
             entries = [entry for row in piece if (entry := self._entry(row)) is not None]
             while entries:
@@ -121,12 +135,14 @@ class Replay:
         if isinstance(outcome, Delivered):
             self.tally.sent += request.samples
             return
+        words = f"{outcome.status} {' '.join(outcome.words.split())[:_MOST_WORDS]}".strip()
+        if outcome.status in _NOT_THE_DATAS:
+            raise _RefusedAltogetherError(words)
         if request.samples > 1:
             for half in _halves(request):
                 await self._settle(half)
             return
-        words = f"{outcome.status} {' '.join(outcome.words.split())[:_MOST_WORDS]}".strip()
-        if words not in self.tally.refused and len(self.tally.refused) < 1:
+        if not self.tally.refused:
             tell(f"refused by the target: {words}")
         self.tally.refused[words] += request.samples
 

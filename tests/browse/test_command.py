@@ -209,6 +209,16 @@ def test_a_damaged_row_is_told_and_the_rest_goes_on(directory: Path) -> None:
     assert "row 5 with 7 samples is damaged and left out: snappy" in invoke(directory, "export").stderr
 
 
+@pytest.mark.parametrize("key", [b"job", b"\xc3\xffx"], ids=repr)
+def test_a_damaged_group_or_time_is_shown_as_it_is(directory: Path, key: bytes) -> None:
+    """No checksum covers them, so the row is listed and exported with what is left."""
+    change(directory, "UPDATE journal SET grp = ?, arrival_ms = ? WHERE seq = 1", key, 1 << 60)
+    for arguments in (["list"], ["list", "--format=json"]):
+        (_, oldest) = printed(directory, *arguments).splitlines()
+        assert ("1152921504606846.976" in oldest, "damaged" in oldest) == (True, True)
+    assert len(exported(directory)) == 6
+
+
 def test_what_is_gone_is_told(directory: Path) -> None:
     """Who asks for more than the journal has is told where it begins, who asks for less is not."""
     change(directory, "DELETE FROM journal WHERE seq = 1")
@@ -216,6 +226,20 @@ def test_what_is_gone_is_told(directory: Path) -> None:
     for command in ("list", "export"):
         assert invoke(directory, command, f"--since={FIRST}").stderr == told
         assert invoke(directory, command, f"--since={SECOND}").stderr == ""
+
+
+def test_progress_is_shown_on_a_terminal_alone(directory: Path, tmp_path: Path) -> None:
+    """A bar on standard error when that is a terminal and the samples do not go there too."""
+    export = [sys.executable, "-m", "bridge", "journal", "export", f"--storage.path={directory}"]
+    screen, terminal = os.openpty()
+    for arguments, shown in (([*export, f"-o{tmp_path / 'x'}"], True), (export, True)):
+        done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=terminal, check=True, timeout=30)
+        assert (b"exporting" in os.read(screen, 10_000)) == shown
+        assert b"exporting" not in done.stdout
+    subprocess.run(export, stdout=terminal, stderr=terminal, check=True, timeout=30)
+    assert b"exporting" not in os.read(screen, 10_000)
+    os.close(terminal)
+    os.close(screen)
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(directory: Path) -> None:

@@ -160,6 +160,17 @@ def test_what_is_refused_harms_no_neighbour(directory: Path) -> None:
         assert [sample.series[0][1] for sample in receiver.stored(repeats=True)] == ["s0", "s1", "s3"]
 
 
+def test_a_target_that_refuses_everything_is_asked_once(directory: Path) -> None:
+    """What speaks of the sign-in or the address ends the replay, and is told with how to go on."""
+    with ScriptedReceiver(Step(), Step(status=401, words=b"no org id")) as receiver:
+        done = replay(directory, receiver)
+        assert (done.returncode, done.stdout) == (1, "target: sent 480 samples of 12 rows\n")
+        refused, how = done.stderr.splitlines()
+        assert refused == "pushbridge: the target refuses every request: 401 no org id"
+        assert "--since 2023-11-14T22:13:32.000Z" in how
+        assert len(receiver.requests()) == 2
+
+
 def test_a_damaged_row_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     """It costs its own samples, and the exit code."""
     write(tmp_path / "data", *rows()[:3])
