@@ -58,7 +58,9 @@ def wall_ms() -> int:
 class Agent:
     """The running agent: built from a config, run once."""
 
-    def __init__(self, config: Config, *, now_ms: Callable[[], int] = wall_ms) -> None:
+    def __init__(
+        self, config: Config, *, now_ms: Callable[[], int] = wall_ms, new_targets_since_ms: int | None = None
+    ) -> None:
         """Open the journal and the listening socket; raises ConfigError before anything is started."""
         check_directories(config)
         self.config = config
@@ -83,7 +85,8 @@ class Agent:
             rules = Rules(config.rules)
             groups, replayed = load_groups(self._journal, external)
             schedule = load_schedule(self._journal, rules, external)
-            ledger = load_ledger(self._journal, [target.target for target in config.remote_write])
+            targets = [target.target for target in config.remote_write]
+            ledger = load_ledger(self._journal, targets, new_targets_since_ms)
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
             self._journal.close()

@@ -7,10 +7,8 @@ import asyncio
 import logging
 import signal
 import sqlite3
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -21,7 +19,9 @@ from pydantic.fields import FieldInfo
 
 from bridge import __version__
 from bridge.app import Agent, run_until_signal
-from bridge.config.file import Config, load
+from bridge.browse.command import journal
+from bridge.browse.options import moment, told_faults
+from bridge.config.file import Config, read
 from bridge.config.sections import Log, Push, Storage, Web
 from bridge.config.units import split_address
 from bridge.demo import run_demo
@@ -65,21 +65,7 @@ def read_config(
         overrides["remote_write"] = {"targets": [{"url": url} for url in urls]}
     if directories:
         overrides["textfile"] = {"directories": [{"directory": directory} for directory in directories]}
-    try:
-        text = Path(file).read_text(encoding="utf-8") if file else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config.file: cannot read {file}: {error}") from error
-    return load(text, file or "command line", overrides)
-
-
-@contextmanager
-def _start_faults() -> Iterator[None]:
-    """A start that is not possible: its reason on stderr, exit code 2."""
-    try:
-        yield
-    except ConfigError as error:
-        click.echo(f"pushbridge: {error}", err=True)
-        sys.exit(2)
+    return read(file, overrides)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,11 +77,19 @@ def main() -> None:
 main.add_command(push)
 main.add_command(exec_)
 main.add_command(import_groups)
+main.add_command(journal)
 
 
 @main.command()
 @click.option("--config.file", "file", metavar="FILE", help="Configuration file (YAML); flags stand over it.")
 @click.option("--remote-write.url", "urls", multiple=True, metavar="URL", help="Deliver to this endpoint; repeatable.")
+@click.option(
+    "--remote-write.since",
+    "since",
+    metavar="WHEN",
+    callback=moment,
+    help="Targets that are new get what the journal has from then on: 6h (ago), RFC 3339, unix seconds. [default: now]",
+)
 @click.option(
     "--textfile.directory",
     "directories",
@@ -104,23 +98,25 @@ main.add_command(import_groups)
     help="Collect the *.prom files of this directory; repeatable.",
 )
 @_setting_flags
-def run(file: str | None, urls: tuple[str, ...], directories: tuple[str, ...], **flags: object) -> None:
+def run(
+    file: str | None, urls: tuple[str, ...], since: int | None, directories: tuple[str, ...], **flags: object
+) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
-    with _start_faults():
+    with told_faults():
         config = read_config(file, urls, flags, directories)
         set_up_log(config.log)
-        uvloop.run(_run(config))
+        uvloop.run(_run(config, since))
 
 
-async def _run(config: Config) -> None:
-    await run_until_signal(Agent(config))
+async def _run(config: Config, since_ms: int | None) -> None:
+    await run_until_signal(Agent(config, new_targets_since_ms=since_ms))
 
 
 @main.command("check-config")
 @click.argument("file")
 def check_config(file: str) -> None:
     """Check a configuration file; exit 2 names every fault with its line."""
-    with _start_faults():
+    with told_faults():
         config = read_config(file, (), {})
     for target, key, words in config.warnings:
         click.echo(f"{file}: warning: remote_write {target}: {key}: {words}", err=True)
@@ -134,7 +130,7 @@ def check_config(file: str) -> None:
 )
 def receiver(listen_address: str, file: str) -> None:
     """Run the embedded remote_write receiver alone: a page at / shows what arrived."""
-    with _start_faults():
+    with told_faults():
         try:
             host, port = split_address(listen_address)
             store = SampleStore(file)
@@ -163,5 +159,5 @@ def demo(seconds: float | None) -> None:
     Needs no privileges, no network and leaves nothing behind; Ctrl-C ends it.
     """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    with _start_faults():
+    with told_faults():
         uvloop.run(run_demo(seconds, click.echo))

@@ -15,6 +15,7 @@ from bridge.journal.ledger import Ledger, add_dropped, pending
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Batch, CursorRow, GroupRow
 from bridge.journal.store import Journal
+from bridge.moments import time_text
 from bridge.registry import Groups
 from bridge.rules import Rules
 from bridge.schedule import Schedule
@@ -88,23 +89,42 @@ def load_schedule(journal: Journal, rules: Rules, external: Mapping[str, str]) -
         history.close()
 
 
-def load_ledger(journal: Journal, targets: list[str]) -> Ledger:
-    """Bring the cursors back; new targets start now, and samples that a recovery lost are booked as dropped."""
+def load_ledger(journal: Journal, targets: list[str], since_ms: int | None = None) -> Ledger:
+    """Bring the cursors back; samples that a recovery lost are booked as dropped.
+
+    New targets start with the rows that arrived at `since_ms` or later, None for those that come from now on.
+    """
     known = {cursor.target: cursor for cursor in journal.load_cursors()}
     ledger = Ledger()
     for target in targets:
         cursor = known.pop(target, None)
         if cursor is None:
-            cursor = CursorRow(target, journal.end_seq, journal.accepted_total, 0, ())
+            cursor = _new_cursor(journal, target, since_ms)
         else:
             lost = pending(cursor, journal.accepted_total) - journal.samples_after(cursor.seq)
             if lost > 0:
                 cursor = add_dropped(cursor, {"lost": lost})
                 _log.error("samples_lost", target=target, samples=lost)
         ledger.publish({target: cursor})
-    for target in known:
-        _log.warning("target_forgotten", target=target)
+    for target, cursor in known.items():
+        unsent = max(0, pending(cursor, journal.accepted_total))
+        _log.warning("target_forgotten", target=target, unsent_samples=unsent, why="it is not configured any more")
         journal.delete_cursor(target)
     journal.write(Batch(cursors=tuple(ledger.cursors.values())))
     journal.commit()
     return ledger
+
+
+def _new_cursor(journal: Journal, target: str, since_ms: int | None) -> CursorRow:
+    seq, oldest_ms = journal.end_seq, None
+    if since_ms is not None:
+        with JournalReader(journal.path) as reader:
+            first_seq = reader.first_seq(since_ms)
+            if first_seq is not None:
+                seq = first_seq - 1
+                oldest_ms = reader.oldest_ms(seq)
+    # From the rows, not from their totals: some of those in between may be gone already.
+    samples = journal.samples_after(seq)
+    since = "now" if oldest_ms is None else time_text(oldest_ms)
+    _log.info("target_added", target=target, samples=samples, since=since)
+    return CursorRow(target, seq, journal.accepted_total - samples, 0, ())

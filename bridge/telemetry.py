@@ -195,9 +195,20 @@ class AccountCollector(Collector):
         yield GaugeMetricFamily("pushbridge_series", "Series in these groups.", series)
         yield GaugeMetricFamily("pushbridge_journal_bytes", "Used bytes of the journal.", self._journal.used_bytes())
         yield GaugeMetricFamily("pushbridge_journal_max_bytes", "storage.max_bytes.", self._journal.max_bytes)
+        yield self._held_by()
         accepted = self._journal.accepted_total
         yield CounterMetricFamily("pushbridge_samples_accepted", "Samples journaled since the journal began.", accepted)
         yield from self._account(accepted)
+
+    def _held_by(self) -> Metric:
+        held = GaugeMetricFamily(
+            "pushbridge_journal_held_by",
+            "1 when the journal has been full and this target has not taken its oldest pushes since, else 0.",
+            labels=["target"],
+        )
+        for name in self._ledger.cursors:
+            held.add_metric([name], float(name in self._ledger.held_by))
+        return held
 
     def _account(self, accepted: int) -> Iterator[Metric]:
         target = ["target"]

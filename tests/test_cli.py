@@ -97,6 +97,12 @@ def test_every_command_has_a_help() -> None:
         assert (answer.exit_code, answer.output.startswith("Usage: ")) == (0, True)
 
 
+def test_a_bad_moment_stops_the_start() -> None:
+    """--remote-write.since says what it wants."""
+    done = invoke("run", "--remote-write.since=soon")
+    assert (done.exit_code, "want a duration back from now (7d)" in " ".join(done.stderr.split())) == (2, True)
+
+
 def test_the_version_is_told() -> None:
     """--version names the program and its version."""
     assert invoke("--version").output == f"pushbridge, version {__version__}\n"
@@ -105,7 +111,9 @@ def test_the_version_is_told() -> None:
 def parsed(*arguments: str) -> dict[str, object]:
     """What the flags of run say."""
     context = main.commands["run"].make_context("run", list(arguments))
-    return {name: value for name, value in context.params.items() if name not in {"file", "urls", "directories"}}
+    return {
+        name: value for name, value in context.params.items() if name not in {"file", "urls", "since", "directories"}
+    }
 
 
 def test_flags_stand_over_the_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -77,11 +78,19 @@ def test_the_readme_lists_every_key_of_a_target() -> None:
     assert {*keys(RemoteWrite), *refused} - listed == set()
 
 
-@pytest.mark.parametrize("command", sorted(main.commands))
+def commands(group: click.Group, before: str = "") -> Iterator[str]:
+    """Every command, with those inside of it."""
+    for name, command in sorted(group.commands.items()):
+        yield f"{before}{name}"
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{before}{name} ")
+
+
+@pytest.mark.parametrize("command", list(commands(main)))
 def test_the_readme_shows_every_command(command: str) -> None:
     """Each command stands in README and explains itself."""
     assert f"pushbridge {command}" in README
-    answer = CliRunner().invoke(main, [command, "--help"])
+    answer = CliRunner().invoke(main, [*command.split(), "--help"])
     assert answer.exit_code == 0
     assert len(answer.output.splitlines()) > len(("usage", "blank", "sentence"))
 

@@ -13,7 +13,7 @@ import structlog
 
 from bridge.groups import Group, key_of
 from bridge.journal.ledger import pending
-from bridge.journal.rows import Batch, CursorRow
+from bridge.journal.rows import Batch, CursorRow, Record
 from bridge.journal.store import Journal
 from bridge.model import Labels
 from bridge.pipeline import end_group
@@ -212,6 +212,51 @@ async def test_a_damaged_account_is_made_good(tmp_path: Path) -> None:
     journal.close()
     assert made == replace(cursor, dropped=(("lost", 2),))
     assert pending(made, 3) == 0
+
+
+def row(arrival_ms: int, samples: int) -> Record:
+    return Record(arrival_ms, b"job\xffj", "put", samples, b"body")
+
+
+@pytest.mark.parametrize(
+    ("since_ms", "seq", "start_total"), [(None, 4, 10), (0, 0, 0), (2, 1, 1), (3, 2, 3), (4, 3, 6), (5, 4, 10)]
+)
+def test_a_new_target_starts_where_it_is_told(tmp_path: Path, since_ms: int | None, seq: int, start_total: int) -> None:
+    """Behind the newest row, or before the first that arrived then or later; what came before is not its business."""
+    journal = Journal.open(tmp_path, max_bytes=1 << 26, now_ms=NOW_MS)
+    journal.write(Batch(tuple(row(at, at) for at in range(1, 5))))
+    journal.commit()
+    made = load_ledger(journal, ["t"], since_ms).cursors["t"]
+    assert made == CursorRow("t", seq, start_total, 0, ())
+    assert load_ledger(journal, ["t"], 0).cursors["t"] == made
+    journal.close()
+
+
+def test_a_new_target_is_not_promised_what_is_gone(tmp_path: Path) -> None:
+    """Rows that were forgotten between those it gets are no part of its account: pending is what there is."""
+    journal = Journal.open(tmp_path, max_bytes=1 << 26, now_ms=NOW_MS)
+    journal.write(Batch((row(10, 1), row(2, 5), row(11, 7), row(12, 9))))
+    journal.commit()
+    assert journal.trim(5, 4, 10, ended_before_ms=0) == 1
+    journal.commit()
+    made = load_ledger(journal, ["t"], 10).cursors["t"]
+    journal.close()
+    assert (made.seq, pending(made, 22)) == (0, 17)
+
+
+def test_a_target_that_is_gone_is_told_with_what_it_lacks(tmp_path: Path) -> None:
+    """Once, as a warning with the samples that it had not confirmed."""
+    journal = Journal.open(tmp_path, max_bytes=1 << 26, now_ms=NOW_MS)
+    journal.write(Batch((row(1, 4), row(2, 5)), cursors=(CursorRow("old", 1, 0, 3, (("http_400", 1),)),)))
+    journal.commit()
+    with structlog.testing.capture_logs() as log:
+        assert load_ledger(journal, []).cursors == {}
+        assert load_ledger(journal, []).cursors == {}
+    assert journal.load_cursors() == []
+    journal.close()
+    assert [(line["log_level"], line["event"], line["target"], line["unsent_samples"]) for line in log] == [
+        ("warning", "target_forgotten", "old", 5)
+    ]
 
 
 async def test_no_flipped_bit_stops_the_start(tmp_path: Path) -> None:

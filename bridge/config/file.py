@@ -137,6 +137,15 @@ def load(text: str, source: str, overrides: Mapping[str, Mapping[str, object]] |
         raise ConfigError("\n".join(_explain(item, node, source) for item in error.errors())) from None
 
 
+def read(path: str | None, overrides: Mapping[str, Mapping[str, object]] | None = None) -> Config:
+    """Load the file at `path`, or without one what `overrides` say alone; raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8") if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config.file: cannot read {path}: {error}") from error
+    return load(text, path or "command line", overrides)
+
+
 def _explain(item: Any, node: yaml.Node | None, source: str) -> str:
     path = [part for part in item["loc"] if part != "[key]"]
     line = _line_of(node, path)

@@ -18,9 +18,6 @@ from bridge.delivery.throttle import ThrottledLog
 from bridge.delivery.window import Refusal
 
 OnRejected = Literal["split", "drop"]
-# They say something about the address, the sender or the method: no part of the request would fare better.
-_ABOUT_THE_REQUEST = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 415, 426, 431, 451})
-_LEAST_CLIENT_ERROR = 400
 _DOUBTFUL = HTTPStatus.INTERNAL_SERVER_ERROR
 """Old receivers answer so to bad data (protocol.md section 0): nobody but a probe can tell it from an outage."""
 _DOUBTFUL_TRIES = 5
@@ -163,7 +160,7 @@ class Courier:
         if not self._splits:
             return (self._refuse(None, 0, request.samples, rejected, maybe_stored),)
         fields = request.fields()
-        if len(fields) == 1 or _concerns_all(rejected):
+        if len(fields) == 1 or rejected.concerns_all:
             return (self._refuse(fields, 0, len(fields), rejected, maybe_stored),)
         search = Bisection(len(fields))
         refusals: list[Refusal] = []
@@ -176,7 +173,7 @@ class Courier:
             if isinstance(outcome, Delivered):
                 search.passed()
                 continue
-            whole = _concerns_all(outcome)
+            whole = outcome.concerns_all
             if whole:
                 search.decide()
             if whole or search.refused():
@@ -234,7 +231,3 @@ class Courier:
             retry_in_s=round(wait_s, 3),
             samples=samples,
         )
-
-
-def _concerns_all(rejected: Rejected) -> bool:
-    return rejected.status < _LEAST_CLIENT_ERROR or rejected.status in _ABOUT_THE_REQUEST

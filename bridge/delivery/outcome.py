@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from bridge.delivery.backoff import parse_retry_after
 
 MAX_WORDS_BYTES = 1024
+_LEAST_CLIENT_ERROR = 400
+_ABOUT_THE_REQUEST = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 415, 426, 431, 451})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class Rejected:
     """The receiver's text, at most `MAX_WORDS_BYTES` of it."""
     reason: str
     """Slug for the `reason` label of metrics: `http_` and the status."""
+
+    @property
+    def concerns_all(self) -> bool:
+        """Whether it is about the address, the sender or the method: no part of the request would fare better."""
+        return self.status < _LEAST_CLIENT_ERROR or self.status in _ABOUT_THE_REQUEST
 
 
 Outcome = Delivered | RetryLater | Rejected

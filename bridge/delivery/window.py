@@ -46,9 +46,9 @@ class Window:
         self._rows: deque[_Row] = deque()
         self._by_seq: dict[int, _Row] = {}
 
-    def __bool__(self) -> bool:
-        """Whether something is not settled."""
-        return bool(self._rows)
+    def __len__(self) -> int:
+        """Count the rows that are not settled, or wait for one before them."""
+        return len(self._rows)
 
     def open(self, seq: int, samples: int, dropped: Mapping[str, int]) -> None:
         """Add the next row: `samples` go to the receiver, the others are dropped by reason."""

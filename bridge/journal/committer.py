@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -19,6 +20,7 @@ import structlog
 
 from bridge.errors import JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.hold import Tick
+from bridge.journal import letter_table
 from bridge.journal.ledger import Ledger
 from bridge.journal.news import Milestones, News
 from bridge.journal.rows import Settled
@@ -38,6 +40,7 @@ _STATES_AT_ONCE = 500
 _LARGEST_SHARE = 0.5
 """Of the journal, for one transaction: nothing is given up for what would hardly fit into an empty one."""
 _FOREVER_MS = 1 << 62
+_TELL_INTERVAL_MS = 30_000
 KEY_LIFE_MS = 24 * 3600 * 1000
 """How long an idempotency key is remembered (design.md section 8)."""
 WhenFull = Literal["reject", "drop_oldest"]
@@ -111,6 +114,7 @@ class Committer:
         """The newest point of the grid."""
         self._unwritten = dict.fromkeys(replayed)
         """Groups whose newest rows tell more than their stored state."""
+        self._next_told_ms = 0
         self.failure: str | None = None
         """Why the newest commit failed, None when it did not: readiness follows it."""
 
@@ -206,11 +210,12 @@ class Committer:
     async def trim_letters(self, retention_ms: int, most_samples: int) -> None:
         """Forget dead letters that are older, and the oldest over the bound."""
         before_ms = self._now_ms() - retention_ms
-        await self.submit(lambda _: self._journal.trim_letters(before_ms, most_samples))
+        trim = partial(letter_table.trim, before_ms=before_ms, most_samples=most_samples)
+        await self.submit(lambda _: self._journal.change_letters(trim))
 
     async def delete_letters(self, ids: Sequence[int]) -> int:
         """Forget these dead letters; gives how many there were."""
-        deleted: int = await self.submit(lambda _: self._journal.delete_letters(ids))
+        deleted: int = await self.submit(lambda _: self._journal.change_letters(partial(letter_table.delete, ids=ids)))
         return deleted
 
     def _trim(self, before_ms: int) -> int:
@@ -239,11 +244,29 @@ class Committer:
             for item in waiting:
                 await self._commit([item])
             return
-        if not attempt.full or self._may_fit(attempt):
-            self.failure = str(attempt.error)
-        self._observer.commit_failed(attempt.error.reason)
+        error = attempt.error
+        if not attempt.full:
+            self.failure = str(error)
+        elif self._may_fit(attempt):
+            error = self._held_up(error)
+            self.failure = str(error)
+        self._observer.commit_failed(error.reason)
         for item in waiting:
-            item.done.set_exception(attempt.error)
+            item.done.set_exception(error)
+
+    def _held_up(self, error: PushRefusedError) -> JournalFullError:
+        """Name who keeps the journal full, for those who push and, seldom, in the log."""
+        self._note_holders()
+        holders = ", ".join(self.ledger.held_by)
+        if (now_ms := self._now_ms()) >= self._next_told_ms:
+            self._next_told_ms = now_ms + _TELL_INTERVAL_MS
+            _log.error("journal_full", when_full=self._when_full, held_by=holders, error=str(error))
+        cause = f"; its oldest pushes wait for target {holders}" if holders else ""
+        return JournalFullError(error.reason, f"{error}{cause}")
+
+    def _note_holders(self) -> None:
+        with suppress(JournalUnavailableError):
+            self.ledger.held_by = tuple(self.ledger.holders(self._journal.oldest_seq()))
 
     def _may_fit(self, attempt: "_Attempt") -> bool:
         # The rows, and as much again for the groups' state.
@@ -273,6 +296,7 @@ class Committer:
             self._journal.rollback()
             return _Attempt(staging, error, len(dropped) == drop_rows)
         if dropped:
+            self._note_holders()
             totals = {target: dict(cursor.dropped) for target, cursor in staging.cursors.items()}
             _log.error("samples_dropped", reason="journal_full", rows=len(dropped), totals=totals)
         for item, result in results:
@@ -294,6 +318,8 @@ class Committer:
         wrote = await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.commit)
         self.groups.publish(staging.groups.values())
         self.ledger.publish(staging.cursors, staging.deliveries.values())
+        if self.ledger.held_by and staging.cursors:
+            self._note_holders()
         self.known_seq = self._journal.end_seq
         self.schedule.publish(staging.runs)
         for row in batch.groups:

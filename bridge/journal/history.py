@@ -4,18 +4,19 @@ A reader of its own that never changes the file. Bodies are not read; what the a
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bridge.errors import JournalUnavailableError
-from bridge.journal import notes, run_table, target_table
+from bridge.journal import letter_table, notes, run_table
 from bridge.journal.recovery import connect_read_only
 from bridge.journal.rows import DeadLetter, DeliveryRow, RunRow
 from bridge.journal.run_table import KnownRun, RunQuestion
 
-_PUSHES = frozenset({"put", "post", "delete"})
+PUSHES = frozenset({"put", "post", "delete"})
+"""Operations that are pushes."""
 _SELECT = "SELECT seq, arrival_ms, grp, operation, samples FROM journal"
 _STRETCH_ROWS = 500
 _Row = tuple[Any, ...]
@@ -36,10 +37,10 @@ class PushRows:
 class History:
     """Questions about the journal, answered from what is committed; use it from one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection] = connect_read_only) -> None:
         """Open the journal file `path`. Raise JournalUnavailableError if it cannot be opened."""
         try:
-            self._connection = connect_read_only(path)
+            self._connection = connect(path)
         except sqlite3.Error as error:
             raise JournalUnavailableError("io_error", f"cannot open the journal {path}: {error}") from error
         self._path = path
@@ -93,14 +94,14 @@ class History:
     def dead_letters(self, target: str | None, before_id: int, limit: int) -> list[DeadLetter]:
         """Give the newest dead letters before an id, of one target if it is named. Raise JournalUnavailableError."""
         try:
-            return target_table.find_letters(self._connection, target, before_id, limit)
+            return letter_table.find_newest(self._connection, target, before_id, limit)
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 
     def dead_letter(self, letter_id: int) -> DeadLetter | None:
         """Give one dead letter, None when it is not kept. Raise JournalUnavailableError."""
         try:
-            return target_table.find_letter(self._connection, letter_id)
+            return letter_table.find(self._connection, letter_id)
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 
@@ -141,6 +142,6 @@ def _join(rows: Iterable[_Row], push: PushRows | None = None) -> Iterator[PushRo
             continue
         if push is not None:
             yield push
-        push = PushRows(seq, seq, arrival_ms, group, operation, samples) if operation in _PUSHES else None
+        push = PushRows(seq, seq, arrival_ms, group, operation, samples) if operation in PUSHES else None
     if push is not None:
         yield push

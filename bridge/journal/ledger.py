@@ -20,6 +20,8 @@ class Ledger:
     cursors: dict[str, CursorRow] = field(default_factory=dict)
     deliveries: dict[str, DeliveryRow] = field(default_factory=dict)
     """The newest note of each target."""
+    held_by: tuple[str, ...] = ()
+    """Targets for whose sake the journal has been full, until they have confirmed its oldest row."""
     _in_hand: dict[str, int] = field(default_factory=dict)
 
     def hand_out(self, target: str, seq: int) -> None:
@@ -34,6 +36,12 @@ class Ledger:
     def floor(self, end_seq: int) -> int:
         """Newest row that every target has confirmed; with no target nothing is waited for."""
         return min((cursor.seq for cursor in self.cursors.values()), default=end_seq)
+
+    def holders(self, oldest_seq: int | None) -> list[str]:
+        """Targets that have not confirmed the journal's oldest row, and so keep it from being forgotten."""
+        if oldest_seq is None:
+            return []
+        return [target for target, cursor in self.cursors.items() if cursor.seq < oldest_seq]
 
     def drop(self, rows: Iterable[tuple[int, int]], reason: str) -> dict[str, CursorRow]:
         """Cursors after these (seq, samples) rows are gone for the targets that had not read them."""

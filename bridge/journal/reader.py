@@ -62,17 +62,22 @@ class JournalReader:
 
         Raise JournalUnavailableError.
         """
-        try:
-            row = self._connection.execute(
-                "SELECT arrival_ms FROM journal WHERE seq > ? ORDER BY seq LIMIT 1", (after_seq,)
-            ).fetchone()
-        except sqlite3.Error as error:
-            raise JournalUnavailableError("io_error", f"cannot read the journal {self._path}: {error}") from error
-        return None if row is None else int(row[0])
+        return self._one("SELECT arrival_ms FROM journal WHERE seq > ? ORDER BY seq LIMIT 1", after_seq)
+
+    def first_seq(self, since_ms: int) -> int | None:
+        """Give the first row that arrived then or later, None when there is none. Raise JournalUnavailableError."""
+        return self._one("SELECT min(seq) FROM journal WHERE arrival_ms >= ?", since_ms)
 
     def close(self) -> None:
         """Close the connection; the reader must not be used afterwards."""
         self._connection.close()
+
+    def _one(self, select: str, *values: int) -> int | None:
+        try:
+            row = self._connection.execute(select, values).fetchone()
+        except sqlite3.Error as error:
+            raise JournalUnavailableError("io_error", f"cannot read the journal {self._path}: {error}") from error
+        return None if row is None or row[0] is None else int(row[0])
 
     def __enter__(self) -> Self:
         """Give the reader itself."""

@@ -7,13 +7,13 @@ when to commit, and in which thread, is the group-commit writer's business; open
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError
-from bridge.journal import notes, run_table, schema, target_table
+from bridge.journal import cursor_table, letter_table, notes, run_table, schema
 from bridge.journal.directory import free_bytes, lock_directory
 from bridge.journal.recovery import Recovery, connect, open_database
 from bridge.journal.rows import Batch, CursorRow, GroupRow, KeyRow, PartRow, Record
@@ -113,7 +113,9 @@ class Journal:
                 self._connection.execute("UPDATE meta SET value = ? WHERE name = 'state_seq'", (batch.state_seq,))
             if batch.tick_ms:
                 self._connection.execute("UPDATE meta SET value = ? WHERE name = 'tick_ms'", (batch.tick_ms,))
-            target_table.write(self._connection, batch)
+            if batch.cursors:
+                cursor_table.write(self._connection, batch.cursors)
+            letter_table.write(self._connection, batch.letters)
             notes.write(self._connection, batch)
             self._used = self._used_pages()
             full = bool(batch.records) and self.full
@@ -203,13 +205,18 @@ class Journal:
     def load_cursors(self) -> list[CursorRow]:
         """Give every target's cursor, by name. Raise JournalUnavailableError."""
         try:
-            return target_table.read_cursors(self._connection)
+            return cursor_table.read(self._connection)
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
     def used_bytes(self) -> int:
         """Bytes of the file that held something after the newest change; free pages inside it do not count."""
         return self._used * self._page_size
+
+    def oldest_seq(self) -> int | None:
+        """Give the sequence number of the oldest row, None when there is none. Raise JournalUnavailableError."""
+        ((oldest,),) = self._all("SELECT min(seq) FROM journal")
+        return None if oldest is None else int(oldest)
 
     def samples_after(self, after_seq: int) -> int:
         """Sum the samples of the rows after `after_seq`: what a target can still get. It reads them all.
@@ -223,23 +230,12 @@ class Journal:
     def delete_cursor(self, target: str) -> None:
         """Forget a target's cursor in the current transaction. Raise JournalUnavailableError."""
         with self._changing():
-            self._connection.execute("DELETE FROM cursors WHERE target = ?", (target,))
+            cursor_table.delete(self._connection, target)
 
-    def trim_letters(self, before_ms: int, most_samples: int) -> int:
-        """Forget dead letters older than this and the oldest over the bound, in the current transaction.
-
-        Give how many. Raise JournalUnavailableError.
-        """
+    def change_letters(self, change: Callable[[sqlite3.Connection], int]) -> int:
+        """Trim or delete dead letters by `letter_table`, in the current transaction. Raise JournalUnavailableError."""
         with self._changing():
-            return target_table.trim_letters(self._connection, before_ms, most_samples)
-
-    def delete_letters(self, ids: Sequence[int]) -> int:
-        """Forget these dead letters in the current transaction; give how many there were.
-
-        Raise JournalUnavailableError.
-        """
-        with self._changing():
-            return target_table.delete_letters(self._connection, ids)
+            return change(self._connection)
 
     def trim(self, before_ms: int, through_seq: int, limit: int, *, ended_before_ms: int) -> int:
         """Delete up to `limit` rows that arrived before `before_ms` and have `seq <= through_seq`; give their number.

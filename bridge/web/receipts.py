@@ -18,7 +18,9 @@ from bridge.errors import JournalUnavailableError, PushRefusedError
 from bridge.groups import key_of, labels_of_key
 from bridge.ingress.terms import MAX_WAIT_S
 from bridge.journal.committer import Committer
+from bridge.journal.fates import Fate, fate_of
 from bridge.journal.history import History, PushRows
+from bridge.moments import time_text
 from bridge.pipeline import Receipt
 from bridge.web import responses
 from bridge.web.responses import Answer
@@ -55,7 +57,7 @@ class Receipts:
         if wait_s is None:
             return Answer(status, headers=headers)
         await self._wait(receipt.last_seq, wait_s)
-        states: dict[str, dict[str, str]] = {}
+        states: dict[str, Fate] = {}
         if receipt.first_seq:
             try:
                 push = self._history.push_at(receipt.first_seq)
@@ -146,30 +148,21 @@ class Receipts:
     def _json(self, push: PushRows) -> dict[str, Any]:
         return {
             "id": self._id(push.first_seq),
-            "time": responses.time_text(push.arrival_ms),
+            "time": time_text(push.arrival_ms),
             "method": push.operation,
             "labels": dict(labels_of_key(push.group)),
             "samples": push.samples,
             "targets": self._states(push.first_seq, push.last_seq, push.arrival_ms),
         }
 
-    def _states(self, first_seq: int, last_seq: int, arrival_ms: int) -> dict[str, dict[str, str]]:
+    def _states(self, first_seq: int, last_seq: int, arrival_ms: int) -> dict[str, Fate]:
         cursors = self._committer.ledger.cursors
         return {target: self._state(target, first_seq, last_seq, arrival_ms) for target in cursors}
 
-    def _state(self, target: str, first_seq: int, last_seq: int, arrival_ms: int) -> dict[str, str]:
-        if self._committer.ledger.cursors[target].seq < last_seq:
-            return {"state": "pending"}
-        known = self._history.deliveries(target, first_seq, last_seq)
-        # Deliveries of one second are noted as one, with the time of the first.
-        at = responses.time_text(max(arrival_ms, *(row.at_ms for row in known))) if known else ""
-        for row in known:
-            if row.reason:
-                return {"state": "refused", "at": at, "reason": row.reason, "words": row.words}
-        if not known or known[-1].first_seq > first_seq:
-            # Before the target was added, dropped when the journal was full, or longer ago than is remembered.
-            return _UNKNOWN
-        return {"state": "delivered", "at": at}
+    def _state(self, target: str, first_seq: int, last_seq: int, arrival_ms: int) -> Fate:
+        cursor = self._committer.ledger.cursors[target]
+        known = [] if cursor.seq < last_seq else self._history.deliveries(target, first_seq, last_seq)
+        return fate_of(cursor, known, (first_seq, last_seq), arrival_ms)
 
 
 def _refusals(states: Mapping[str, Mapping[str, str]]) -> str:

@@ -5,7 +5,6 @@ Texts follow Go's http.Error: plain text, no sniffing, a newline at the end (pro
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 
 from aiohttp import web
@@ -93,11 +92,6 @@ def api_refusal(error: PushRefusedError) -> web.Response:
     kind = "unavailable" if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else "bad_data"
     again = {name: value for name, value in answer.headers if name == "Retry-After"}
     return api_error(answer.status, kind, str(error), again)
-
-
-def time_text(at_ms: int) -> str:
-    """Spell a point in time as the API does: RFC 3339 with milliseconds."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def api_options() -> web.Response:

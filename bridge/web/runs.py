@@ -3,22 +3,20 @@
 Owns the query and the JSON. What a run is comes from `bridge.runs`, what is expected from `bridge.schedule`.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from bridge.durations import parse_duration_s
 from bridge.errors import PushRefusedError
 from bridge.groups import key_of, labels_of_key
 from bridge.journal.committer import Committer
 from bridge.journal.history import History
 from bridge.journal.rows import UNKNOWN
 from bridge.journal.run_table import KnownRun, RunQuestion
+from bridge.moments import parse_moment_ms, time_text
 from bridge.runs import state_of
 from bridge.schedule import Expected
 from bridge.web import responses
@@ -26,7 +24,6 @@ from bridge.web import responses
 _PARAMETERS = ("job", "since", "limit")
 _DEFAULT_LIMIT, _MOST = 100, 1000
 _SECOND_MS = 1000
-_NUMBER = re.compile(r"\d{1,15}(\.\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +71,8 @@ class RunList:
         last_ms = newest.start_ms if newest is not None else expected.group.push_ms
         return {
             **_json(expected.group.id.key, "overdue"),
-            "expected": responses.time_text(expected.expected_ms),
-            "last": responses.time_text(last_ms),
+            "expected": time_text(expected.expected_ms),
+            "last": time_text(last_ms),
         }
 
     def _run(self, known: KnownRun, now_ms: int) -> dict[str, Any]:
@@ -83,8 +80,8 @@ class RunList:
         max_runtime_ms = self._committer.schedule.rules.max_runtime_ms(labels)
         return {
             **_json(run.group, state_of(run, now_ms, max_runtime_ms, is_newest=known.is_newest)),
-            "start": responses.time_text(run.start_ms),
-            "end": responses.time_text(run.end_ms) if run.end_ms else None,
+            "start": time_text(run.start_ms),
+            "end": time_text(run.end_ms) if run.end_ms else None,
             "duration_seconds": None if run.duration_ms == UNKNOWN else run.duration_ms / _SECOND_MS,
             "exit_code": _known(run.exit_code),
             "max_rss_bytes": _known(run.max_rss_bytes),
@@ -113,25 +110,8 @@ def _read(query: str, now_ms: int) -> _Question:
     limit = given.get("limit", str(_DEFAULT_LIMIT))
     if not (limit.isascii() and limit.isdigit() and 0 < int(limit) <= _MOST):
         raise ValueError(f"limit: got {limit!r}, want a number from 1 to {_MOST}")
-    since = given.get("since")
-    return _Question(given.get("job"), 0 if since is None else _since_ms(since, now_ms), int(limit))
-
-
-def _since_ms(text: str, now_ms: int) -> int:
-    """Milliseconds of a point in time, or of a duration back from now."""
-    if _NUMBER.fullmatch(text):
-        return round(float(text) * _SECOND_MS)
     try:
-        return now_ms - round(parse_duration_s(text) * _SECOND_MS)
-    except ValueError:
-        pass
-    try:
-        # A plus sign that is not escaped comes out of a query as a blank.
-        at = datetime.fromisoformat(text.replace(" ", "+"))
-        if at.tzinfo is not None:
-            return round(at.timestamp() * _SECOND_MS)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(
-        f"since: got {text!r}, want a duration back from now (7d), RFC 3339 (2024-05-01T00:00:00Z) or unix seconds"
-    )
+        since_ms = parse_moment_ms(given["since"], now_ms) if "since" in given else 0
+    except ValueError as error:
+        raise ValueError(f"since: {error}") from error
+    return _Question(given.get("job"), since_ms, int(limit))

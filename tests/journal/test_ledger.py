@@ -21,6 +21,13 @@ REASONS = st.sampled_from(["rejected", "lost", "journal_full"])
 TARGETS = st.sampled_from(["a", "b", "c"])
 
 
+def test_the_holders_are_those_behind_the_oldest_row() -> None:
+    """A target that has confirmed the oldest row holds nothing up, and an empty journal is held by nobody."""
+    ledger = ledger_of(far=1, near=4, at=5, done=9)
+    assert ledger.holders(5) == ["far", "near"]
+    assert (ledger.holders(1), ledger.holders(None)) == ([], [])
+
+
 def ledger_of(**seqs: int) -> Ledger:
     return Ledger({target: CursorRow(target, seq, 0, 0, ()) for target, seq in seqs.items()})
 
