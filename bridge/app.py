@@ -9,8 +9,9 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import structlog
 
@@ -23,16 +24,16 @@ from bridge.delivery.connect import connect
 from bridge.delivery.sender import Options, Sender
 from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
-from bridge.flatten import FlattenOptions
 from bridge.heartbeat import Heartbeat
 from bridge.hold import HoldTimes, TargetHold
 from bridge.journal.committer import Committer
 from bridge.journal.history import History
 from bridge.journal.reader import JournalReader
 from bridge.journal.store import Journal
-from bridge.pipeline import PushOptions
+from bridge.reload import Reloader
 from bridge.restore import load_groups, load_ledger, load_schedule
-from bridge.rules import Rules
+from bridge.settings import Settings
+from bridge.targets import Targets
 from bridge.telemetry import AccountCollector, FileCollector, OverdueCollector, Telemetry
 from bridge.textfile.files import Files, check_directories
 from bridge.textfile.intake import Intake
@@ -59,12 +60,19 @@ class Agent:
     """The running agent: built from a config, run once."""
 
     def __init__(
-        self, config: Config, *, now_ms: Callable[[], int] = wall_ms, new_targets_since_ms: int | None = None
+        self,
+        config: Config,
+        *,
+        now_ms: Callable[[], int] = wall_ms,
+        new_targets_since_ms: int | None = None,
+        read: Callable[[], Config] | None = None,
     ) -> None:
-        """Open the journal and the listening socket; raises ConfigError before anything is started."""
+        """Open the journal and the listening socket; raises ConfigError before anything is started.
+
+        `read` gives the configuration again for a reload.
+        """
         check_directories(config)
-        self.config = config
-        self._now_ms = now_ms
+        self._settings, self._read, self._now_ms = Settings(config), read, now_ms
         self.telemetry = Telemetry()
         external = config.global_.external_labels
         self._socket = listen(config.web.listen_address)
@@ -73,18 +81,10 @@ class Agent:
         except BaseException:
             self._socket.close()
             raise
-        if self._journal.recovery is not None:
-            self.telemetry.recoveries.set(1)
-            _log.error(
-                "journal_damaged",
-                reason=self._journal.recovery.reason,
-                set_aside=str(self._journal.recovery.set_aside),
-                rows_saved=self._journal.recovery.rows_saved,
-            )
+        self._tell_recovery()
         try:
-            rules = Rules(config.rules)
             groups, replayed = load_groups(self._journal, external)
-            schedule = load_schedule(self._journal, rules, external)
+            schedule = load_schedule(self._journal, self._settings.rules, external)
             targets = [target.target for target in config.remote_write]
             ledger = load_ledger(self._journal, targets, new_targets_since_ms)
         except (JournalFullError, JournalUnavailableError) as error:
@@ -106,35 +106,33 @@ class Agent:
         self._history = History(self._journal.path)
         times = HoldTimes(int(config.push.hold_interval * 1000), int(config.push.forget_after * 1000))
         self._timekeeper = Timekeeper(self.committer, times, now_ms)
-        instance = f"{socket.gethostname()}:{self._socket.getsockname()[1]}"
-        self._heartbeat = Heartbeat(instance, external, now_ms())
+        host = socket.gethostname()
+        self._heartbeat = Heartbeat(f"{host}:{self._socket.getsockname()[1]}", external, now_ms())
         self._heartbeat.add(lambda at_ms: schedule.facts(groups.live(), at_ms), about_agent=False)
-        self.telemetry.registry.register(AccountCollector(self._journal, self._readers[0], ledger, groups, now_ms))
-        self.telemetry.registry.register(OverdueCollector(schedule, groups, now_ms))
+        show = self.telemetry.registry.register
+        show(AccountCollector(self._journal, self._readers[0], ledger, groups, now_ms))
+        show(OverdueCollector(schedule, groups, now_ms))
         self.stopping = asyncio.Event()
-        options = self._push_options()
-        self._site = self._make_site(options)
-        intake = Intake(self.committer, options, self.telemetry, now_ms)
-        self._files = Files(config, socket.gethostname(), intake)
-        self.telemetry.registry.register(FileCollector(self._files.facts))
+        self._reloader: Reloader | None = None
+        self._site = self._make_site()
+        intake = Intake(self.committer, lambda: self._settings.push, self.telemetry, now_ms)
+        self._files = Files(config, host, intake, self._settings.rules)
+        show(FileCollector(self._files.facts))
         self._heartbeat.add(lambda _: self._files.facts())
 
-    def _push_options(self) -> PushOptions:
-        config, push, rules = self.config, self.config.push, self.committer.schedule.rules
-        flatten = FlattenOptions(
-            config.global_.external_labels,
-            canonical_bucket_labels=push.bucket_labels == "canonical",
-            accept_timestamps=push.timestamps == "accept",
-            utf8_names=push.enable_utf8_names,
-            max_series=push.max_series_per_push,
-        )
-        ttl_ms = lambda grouping: rules.ttl_ms(grouping, push.default_ttl)  # noqa: E731
-        return PushOptions(flatten, push.max_body_bytes, ttl_ms, rules.tenant)
+    def _tell_recovery(self) -> None:
+        if self._journal.recovery is not None:
+            self.telemetry.recoveries.set(1)
+            _log.error(
+                "journal_damaged",
+                reason=self._journal.recovery.reason,
+                set_aside=str(self._journal.recovery.set_aside),
+                rows_saved=self._journal.recovery.rows_saved,
+            )
 
-    def _make_site(self, options: PushOptions) -> Site:
+    def _make_site(self) -> Site:
         return Site(
-            self.config,
-            options,
+            self._settings,
             self.committer,
             Receipts(self.committer, self._history, self._journal.id),
             RunList(self.committer, self._history, self._now_ms),
@@ -143,7 +141,12 @@ class Agent:
             self._now_ms(),
             lambda: self.committer.failure,
             self.stopping.set,
+            self.reload,
         )
+
+    async def reload(self) -> str:
+        """Put the configuration in force again; gives why it was not, nothing when it was."""
+        return await self._reloader.reload() if self._reloader else "the agent has not started yet"
 
     @property
     def url(self) -> str:
@@ -159,29 +162,26 @@ class Agent:
         await self._files.take_spooled()
         listener = Listener(self._site)
         await listener.start(self._socket)
-        async with AsyncExitStack() as connections:
-            senders = [
-                self._sender(target, await connections.enter_async_context(connect(target, now_s=self._now_s)))
-                for target in self.config.remote_write
-            ]
-            sending = [asyncio.create_task(sender.run()) for sender in senders]
-            services = (self._look_after_journal(), self._files.run(), self._keep_time())
-            keeping = [asyncio.create_task(service) for service in services]
-            _log.info("started", url=self.url, targets=len(senders), storage=str(self.config.storage.path))
-            started(self.url)
-            stop = asyncio.create_task(self.stopping.wait())
-            await asyncio.wait([stop, committing, *keeping, *sending], return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            for task in keeping:
-                task.cancel()
-            await listener.stop(_STOP_HTTP_S)
-            for sender in senders:
-                sender.stop()
-            if sending:
-                await asyncio.wait(sending, timeout=_STOP_SENDERS_S)
-            for task in sending:
-                task.cancel()
-            faults = await asyncio.gather(*sending, *keeping, return_exceptions=True)
+        targets = Targets(self._open, _STOP_SENDERS_S)
+        await targets.apply(self.config.remote_write)
+        read = self._read or (lambda: self.config)
+        self._reloader = Reloader(
+            read, self._settings, self.committer, self._journal, targets, self.telemetry, self._now_ms
+        )
+        services = (self._look_after_journal(), self._files.run(), self._keep_time())
+        keeping = [asyncio.create_task(service) for service in services]
+        _log.info("started", url=self.url, targets=len(targets), storage=str(self.config.storage.path))
+        started(self.url)
+        stop = asyncio.create_task(self.stopping.wait())
+        ends: list[asyncio.Future[Any]] = [stop, committing, targets.broken, *keeping]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        for task in keeping:
+            task.cancel()
+        await listener.stop(_STOP_HTTP_S)
+        await targets.stop()
+        targets.broken.cancel()
+        faults = await asyncio.gather(targets.broken, *keeping, return_exceptions=True)
         self.committer.close()
         await committing
         for reader in self._readers:
@@ -193,17 +193,26 @@ class Agent:
             if isinstance(fault, Exception):
                 raise fault
 
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._settings.config
+
     def _now_s(self) -> float:
         return self._now_ms() / 1000
 
-    def _sender(self, target: RemoteWrite, client: RemoteWriteClient) -> Sender:
-        ledger = self.committer.ledger
+    @asynccontextmanager
+    async def _open(self, target: RemoteWrite) -> AsyncIterator[Sender]:
         # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
-        reader = JournalReader(self._journal.path, lambda: self.committer.known_seq)
-        self._readers.append(reader)
+        with JournalReader(self._journal.path, lambda: self.committer.known_seq) as reader:
+            async with connect(target, now_s=self._now_s) as client:
+                yield self._sender(target, client, reader)
+
+    def _sender(self, target: RemoteWrite, client: RemoteWriteClient, reader: JournalReader) -> Sender:
+        ledger = self.committer.ledger
         queue = target.queue_config
         max_samples = queue.max_samples_per_send
-        rules, utf8_names = self.committer.schedule.rules, self.config.push.enable_utf8_names
+        rules, utf8_names = self._settings.rules, self.config.push.enable_utf8_names
         target_rules = rules_of_target(target, rules, utf8_names=utf8_names)
         hold = TargetHold(
             self.committer.groups,
@@ -282,8 +291,16 @@ def listen(address: str) -> socket.socket:
 
 
 async def run_until_signal(agent: Agent, started: Callable[[str], None] = lambda _url: None) -> None:
-    """Run the agent until SIGTERM or SIGINT."""
+    """Run the agent until SIGTERM or SIGINT; SIGHUP reloads its configuration."""
     loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[str]] = set()
+
+    def reload() -> None:
+        task = asyncio.create_task(agent.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stopping.set)
     await agent.run(started)
