@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.config.relabel import RelabelConfig
-from bridge.delivery.batch import plan_batch
+from bridge.delivery.batch import Packer
 from bridge.delivery.relabel import Relabeler
-from bridge.delivery.rewrite import TargetRules, prepare
+from bridge.delivery.rewrite import Row, TargetRules, prepare
 from bridge.delivery.taken import EVERYTHING, kinds_taken, take_fields, take_points
 from bridge.journal.rows import (
     CUSTOM_BUCKETS,
@@ -52,6 +52,15 @@ def names(data: bytes) -> list[str]:
     return [one.labels[0].value + "*" * len(one.exemplars) for one in series]
 
 
+def sent(row: Row) -> bytes:
+    """Content of the request that a row makes."""
+    packer = Packer(100, 1 << 20)
+    packer.add(1, row)
+    (request,) = packer.flush()
+    assert request.samples == row.samples
+    return snappy_block.decompress(request.block, 1 << 20)
+
+
 TAKEN: dict[tuple[bool, bool, bool], tuple[str, dict[str, int]]] = {
     (False, False, False): ("plain traced", {NATIVE_DISABLED: 3}),
     (False, False, True): ("plain traced", {NATIVE_DISABLED: 3}),
@@ -74,11 +83,9 @@ def test_a_target_gets_what_its_settings_say(settings: tuple[bool, bool, bool]) 
     told: list[str] = []
     row = prepare(ROW, TargetRules(takes=takes, note_missing=told.append))
     assert row is not None
-    batch = plan_batch([ROW], 100, 1 << 20, TargetRules(takes=takes))
-    (request,) = batch.requests
-    assert " ".join(names(snappy_block.decompress(request.block, 1 << 20))) == wanted
-    assert (batch.dropped, told) == (dropped, list(dropped))
-    assert request.samples + sum(dropped.values()) == ROW.samples
+    assert (row.dropped, told) == (dropped, list(dropped))
+    assert row.samples + sum(dropped.values()) == ROW.samples
+    assert " ".join(names(sent(row))) == wanted
     heads, points = take_points(list(HEADS.values()), list(POINTS.values()), takes)
     assert [name for name, head in HEADS.items() if head in heads] == wanted.replace("*", "").split()
     assert list(points) == [POINTS[name] for name in wanted.replace("*", "").split()]
@@ -102,16 +109,18 @@ def test_a_row_of_plain_samples_is_not_looked_into() -> None:
 def test_rules_see_only_what_is_taken() -> None:
     """A histogram that is not taken is not relabeled; what rules drop is counted beside it."""
     drop = Relabeler([RelabelConfig(source_labels=("__name__",), regex="traced|native", action="drop")]).relabel
-    batch = plan_batch([ROW], 100, 1 << 20, TargetRules(drop, takes=0))
-    assert batch.dropped == {NATIVE_DISABLED: 3, RELABEL: 1}
-    assert batch.requests[0].samples == 1
+    row = prepare(ROW, TargetRules(drop, takes=0))
+    assert row is not None
+    assert (row.dropped, row.samples) == ({NATIVE_DISABLED: 3, RELABEL: 1}, 1)
+    assert names(sent(row)) == ["plain"]
 
 
-def test_a_row_of_which_nothing_is_taken_makes_no_request() -> None:
-    """It is confirmed, and all of it is counted."""
+def test_a_row_of_which_nothing_is_taken_has_no_samples() -> None:
+    """All of it is counted."""
     entry = Entry(1, 1, snappy_block.compress(FIELDS[2]), NOW_MS, kinds=NATIVE_HISTOGRAMS)
-    batch = plan_batch([entry], 100, 1 << 20, TargetRules(takes=0))
-    assert (batch.requests, batch.dropped, batch.last_seq) == ((), {NATIVE_DISABLED: 1}, 1)
+    row = prepare(entry, TargetRules(takes=0))
+    assert row is not None
+    assert (row.samples, row.content_bytes, row.dropped) == (0, 0, {NATIVE_DISABLED: 1})
 
 
 @given(st.binary(max_size=20))
