@@ -1,6 +1,7 @@
 """Native histograms, exemplars and metadata on their whole way: into a real Prometheus, over restarts, to their end."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,11 +49,11 @@ def query(server: Server, text: str) -> list[dict[str, Any]]:
     return result
 
 
-def number(server: Server, text: str) -> float | None:
-    """The one value of an instant query, None when there is none."""
+def number(server: Server, text: str) -> float:
+    """The one value of an instant query, NaN when there is none."""
     found = query(server, text)
     assert len(found) < 2, found
-    return float(found[0]["value"][1]) if found else None
+    return float(found[0]["value"][1]) if found else math.nan
 
 
 def ended(server: Server, text: str) -> bool:
