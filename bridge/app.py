@@ -229,14 +229,6 @@ class Agent:
             lambda at_ms: self._heartbeat.points(at_ms, rules.tenant_at_target),
             target_rules,
         )
-        client = RemoteWriteClient(
-            session,
-            target.url,
-            now_s=lambda: self._now_ms() / 1000,
-            timeout_s=target.remote_timeout,
-            headers=target.headers,
-            tenant_header=target.tenant_header,
-        )
         if target.metadata_config.send and not speaks_version_2(target):
             self._metadata.append(self._metadata_sender(target, client, target_rules))
         return Sender(
