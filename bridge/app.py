@@ -5,31 +5,25 @@ what is left, close (design.md section 9; issue 2, "Commands").
 """
 
 import asyncio
-import random
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
 
 from bridge.config.file import Config
-from bridge.config.remote_write import RemoteWrite
 from bridge.config.units import split_address
-from bridge.delivery.batch import Request
-from bridge.delivery.client import RemoteWriteClient
-from bridge.delivery.connect import connect
-from bridge.delivery.sender import Options, Sender
-from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.heartbeat import Heartbeat
-from bridge.hold import HoldTimes, TargetHold
+from bridge.hold import HoldTimes
 from bridge.journal.committer import Committer
 from bridge.journal.history import History
 from bridge.journal.reader import JournalReader
 from bridge.journal.store import Journal
+from bridge.outlet import Outlets
 from bridge.reload import Reloader
 from bridge.restore import load_groups, load_ledger, load_schedule
 from bridge.settings import Settings
@@ -162,7 +156,10 @@ class Agent:
         await self._files.take_spooled()
         listener = Listener(self._site)
         await listener.start(self._socket)
-        targets = Targets(self._open, _STOP_SENDERS_S)
+        outlets = Outlets(
+            self._settings, self.committer, self._journal.path, self._heartbeat, self.telemetry, self._now_ms
+        )
+        targets = Targets(outlets.open, _STOP_SENDERS_S)
         await targets.apply(self.config.remote_write)
         read = self._read or (lambda: self.config)
         self._reloader = Reloader(
@@ -200,53 +197,6 @@ class Agent:
 
     def _now_s(self) -> float:
         return self._now_ms() / 1000
-
-    @asynccontextmanager
-    async def _open(self, target: RemoteWrite) -> AsyncIterator[Sender]:
-        # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
-        with JournalReader(self._journal.path, lambda: self.committer.known_seq) as reader:
-            async with connect(target, now_s=self._now_s) as client:
-                yield self._sender(target, client, reader)
-
-    def _sender(self, target: RemoteWrite, client: RemoteWriteClient, reader: JournalReader) -> Sender:
-        ledger = self.committer.ledger
-        queue = target.queue_config
-        max_samples = queue.max_samples_per_send
-        rules, utf8_names = self._settings.rules, self.config.push.enable_utf8_names
-        target_rules = rules_of_target(target, rules, utf8_names=utf8_names)
-        hold = TargetHold(
-            self.committer.groups,
-            lambda: self.committer.newest_tick,
-            max_samples,
-            lambda at_ms: self._heartbeat.points(at_ms, rules.tenant_at_target),
-            target_rules,
-        )
-        return Sender(
-            target.target,
-            target.url,
-            reader=reader,
-            hand_out=ledger.hand_out,
-            confirm=self.committer.confirm,
-            wait_for_work=lambda seq: self.committer.wait_for_work(seq, hold.tick),
-            hold=hold,
-            client=client,
-            observer=self.telemetry,
-            clock_s=time.monotonic,
-            sleep=asyncio.sleep,
-            random_01=random.random,
-            cursor=self.committer.ledger.cursors[target.target].seq,
-            options=Options(
-                max_samples,
-                capacity=queue.capacity,
-                min_shards=queue.min_shards,
-                max_shards=queue.max_shards,
-                min_backoff_s=queue.min_backoff,
-                max_backoff_s=queue.max_backoff,
-                on_rejected=target.on_rejected,
-                rules=target_rules,
-            ),
-            probe=lambda: Request(self._heartbeat.probe(self._now_ms()), 1),
-        )
 
     async def _keep_time(self) -> None:
         # What files tell of the time before the start comes before the first repeat, if they can be read at all.

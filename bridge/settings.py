@@ -5,7 +5,9 @@ is `bridge.config`'s business, the order of a reload `bridge.reload`'s.
 """
 
 from bridge.config.file import Config
+from bridge.delivery.target import speaks_version_2
 from bridge.flatten import FlattenOptions
+from bridge.limits import LabelLimits
 from bridge.pipeline import PushOptions
 from bridge.rules import Rules
 
@@ -53,6 +55,10 @@ class Settings:
             accept_timestamps=push.timestamps == "accept",
             utf8_names=push.enable_utf8_names,
             max_series=push.max_series_per_push,
+            limits=LabelLimits(
+                push.max_label_names_per_series, push.max_label_name_length, push.max_label_value_length
+            ),
+            custom_buckets=not config.remote_write or any(map(speaks_version_2, config.remote_write)),
         )
         ttl_ms = lambda grouping: rules.ttl_ms(grouping, push.default_ttl)  # noqa: E731
         self.push = PushOptions(flatten, push.max_body_bytes, ttl_ms, rules.tenant)
