@@ -22,6 +22,7 @@ class FamilyShape:
     help: str
     start: int
     stop: int
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +51,7 @@ class Shape:
 
 def make_shape(families: Sequence[FamilyShape], heads: Sequence[bytes]) -> Shape:
     """Put a shape together with what is derived from its families."""
-    rows = [[family.name, family.type, family.help, family.stop - family.start] for family in families]
+    rows = [[family.name, family.type, family.help, family.unit, family.stop - family.start] for family in families]
     header = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()
     return Shape(tuple(families), tuple(heads), frozenset(family.name for family in families), header)
 

@@ -72,7 +72,7 @@ def flatten(families: Sequence[Family], grouping: Labels, options: FlattenOption
                 raise _twice(head, seen[head], sample)
             seen[head] = sample
             heads.append(head)
-        shapes.append(FamilyShape(family.name, family.type, family.help, start, len(heads)))
+        shapes.append(FamilyShape(family.name, family.type, family.help, start, len(heads), family.unit))
     samples = [sample for family in families for sample in family.samples]
     shape = make_shape(shapes, heads)
     stamps = tuple(sample.timestamp_ms for sample in samples)

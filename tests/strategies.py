@@ -42,7 +42,7 @@ def contents(draw: st.DrawFn) -> Content:
         start = len(heads)
         series = draw(st.lists(labels(_BODY_NAMES, WORDS), max_size=3, unique_by=frozenset))
         heads.extend(make_head(label_bytes([("__name__", name), *pairs])) for pairs in series)
-        shapes.append(FamilyShape(name, draw(st.sampled_from(TYPES)), draw(TEXTS), start, len(heads)))
+        shapes.append(FamilyShape(name, draw(st.sampled_from(TYPES)), draw(TEXTS), start, len(heads), draw(TEXTS)))
     values = draw(st.lists(VALUES, min_size=len(heads), max_size=len(heads)))
     stamps = draw(st.none() | st.lists(st.none() | INT64, min_size=len(heads), max_size=len(heads)))
     has_stamp = any(stamp is not None for stamp in stamps or ())

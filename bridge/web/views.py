@@ -6,15 +6,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from bridge.content import Content
+from bridge.descriptions import OWN_SERIES
 from bridge.exposition.write import ExposedFamily, family_json
 from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Group
 from bridge.model import Labels
 from bridge.wire.head import labels_of
-
-_GAUGE_HELP = {
-    PUSH_TIME: "Last Unix time when changing this group in the Pushgateway succeeded.",
-    PUSH_FAILURE_TIME: "Last Unix time when changing this group in the Pushgateway failed.",
-}
 
 
 def own_families(registry: CollectorRegistry) -> Iterator[ExposedFamily]:
@@ -40,7 +36,7 @@ def group_families(group: Group, external: Mapping[str, str]) -> Iterator[Expose
         return
     labels = _with_instance(group.id.labels)
     for name, at_ms in ((PUSH_TIME, group.push_ms), (PUSH_FAILURE_TIME, group.failure_ms)):
-        yield ExposedFamily(name, "gauge", _GAUGE_HELP[name], ((name, labels, at_ms / 1000),))
+        yield ExposedFamily(name, "gauge", OWN_SERIES[name].help, ((name, labels, at_ms / 1000),))
 
 
 def _part_families(part: Content, grouping: Labels, hidden: Mapping[str, str]) -> Iterator[ExposedFamily]:
