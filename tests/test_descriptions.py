@@ -1,5 +1,3 @@
-from collections.abc import Sequence
-
 import pytest
 
 from bridge import descriptions
@@ -72,7 +70,7 @@ def test_help_and_unit_go_with_the_type() -> None:
 def test_groups_that_differ_leave_the_type_unknown() -> None:
     """While two groups give a family two types it has none; once one of them ends, the other's counts."""
     found = known(family("x", "gauge", "Old."))
-    other: Sequence[Content] = [part(family("x", "counter", "New."))]
+    other = [part(family("x", "counter", "New."))]
     found.begin(other)
     assert found.of_series("x") == Metadata("untyped", "New.")
     assert set(found.types("x")) == {"gauge", "counter"}
