@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 
 import structlog
 
@@ -20,6 +20,7 @@ from bridge.config.units import split_address
 from bridge.delivery.batch import Request
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.connect import connect
+from bridge.delivery.negotiation import Negotiation
 from bridge.delivery.sender import Options, Sender
 from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
@@ -161,7 +162,7 @@ class Agent:
         await listener.start(self._socket)
         async with AsyncExitStack() as connections:
             senders = [
-                self._sender(target, await connections.enter_async_context(connect(target, now_s=self._now_s)))
+                self._sender(target, await connections.enter_async_context(self._connect(target)))
                 for target in self.config.remote_write
             ]
             sending = [asyncio.create_task(sender.run()) for sender in senders]
@@ -195,6 +196,15 @@ class Agent:
 
     def _now_s(self) -> float:
         return self._now_ms() / 1000
+
+    def _connect(self, target: RemoteWrite) -> AbstractAsyncContextManager[RemoteWriteClient]:
+        name, describe = target.target, self.committer.groups.descriptions.of_series
+        return connect(
+            target,
+            now_s=self._now_s,
+            negotiation=Negotiation(name, target.protobuf_message, describe, self.telemetry),
+            sent=lambda size: self.telemetry.sent(name, size),
+        )
 
     def _sender(self, target: RemoteWrite, client: RemoteWriteClient) -> Sender:
         ledger = self.committer.ledger

@@ -51,7 +51,10 @@ class Shape:
 
 def make_shape(families: Sequence[FamilyShape], heads: Sequence[bytes]) -> Shape:
     """Put a shape together with what is derived from its families."""
-    rows = [[family.name, family.type, family.help, family.unit, family.stop - family.start] for family in families]
+    rows = [
+        [family.name, family.type, family.help, family.stop - family.start, *([family.unit] if family.unit else [])]
+        for family in families
+    ]
     header = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()
     return Shape(tuple(families), tuple(heads), frozenset(family.name for family in families), header)
 

@@ -163,7 +163,7 @@ def _decode_parts(row: GroupRow) -> Iterator[Content]:
 def _decode_families(header: bytes) -> list[FamilyShape]:
     families: list[FamilyShape] = []
     at = 0
-    for name, kind, text, unit, count in json.loads(header):
-        families.append(FamilyShape(name, kind, text, at, at + count, unit))
+    for name, kind, text, count, *unit in json.loads(header):
+        families.append(FamilyShape(name, kind, text, at, at + count, *unit))
         at += count
     return families

@@ -65,6 +65,7 @@ LEVELS = (
         "bridge.delivery.batch",
         "bridge.delivery.client",
         "bridge.delivery.connect",
+        "bridge.delivery.negotiation",
         "bridge.delivery.confirmations",
         "bridge.journal.ledger",
     },
