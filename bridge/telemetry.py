@@ -167,11 +167,8 @@ class Telemetry:
         """Count one failed transaction."""
         self.commit_failures.labels(reason).inc()
 
-    def request_finished(
-        self, target: str, status: int | None, latency_s: float, samples: int, sent_bytes: int
-    ) -> None:
+    def request_finished(self, target: str, status: int | None, latency_s: float) -> None:
         """Count one remote_write request; its bytes are counted as they go out (`sent`)."""
-        del samples, sent_bytes
         self.sends.labels(target, str(status or "none")).inc()
         self.send_seconds.labels(target).observe(latency_s)
 

@@ -55,7 +55,7 @@ def test_commits_are_observed_with_their_size() -> None:
 def test_requests_are_counted_by_target_and_answer(status: int | None, code: str) -> None:
     """A request that got no answer has a code too."""
     told = Telemetry()
-    told.request_finished("mimir", status, 0.5, 7, 1000)
+    told.request_finished("mimir", status, 0.5)
     told.sent("mimir", 1000)
     told.retried("mimir", 7)
     assert value(told.registry, "remote_write_requests_total", target="mimir", code=code) == 1

@@ -17,7 +17,7 @@ from bridge.delivery.outcome import Rejected
 from bridge.model import Metadata
 from bridge.wire import snappy_block
 from bridge.wire.message import HISTOGRAM, fields
-from bridge.wire.remote_write_v2 import Describe, encode
+from bridge.wire.remote_write_v2 import Describe, Encoder
 
 CUSTOM_BUCKETS_REASON = "nhcb_in_rw1_not_supported"
 """Prometheus' own word for it."""
@@ -26,6 +26,8 @@ _LARGE_BYTES: Final = 1 << 20
 """Blocks beyond this are written in a thread; below, a busy thread would cost the loop more than the work itself."""
 _MOST_BLOCK_BYTES: Final = 1 << 30
 _UNSUPPORTED: Final = 415
+_UNPROCESSABLE: Final = 422
+"""Given to what 1.0 cannot say: a status that belongs to the data, so that the rest of the block is sent."""
 _CUSTOM_SCHEMA: Final = b"\x20\x69"
 """Field 4 of a histogram, -53: what no histogram of 1.0 may have."""
 _WRITTEN: Final = {
@@ -84,7 +86,7 @@ class Negotiation:
         self._target = target
         self.version = MESSAGES[message]
         self._wanted = self.version
-        self._describe = describe
+        self._encoder = Encoder(describe)
         self._observer = observer
         self._kept: dict[int, tuple[bytes, bytes]] = {}
         """Identity of a block -> the block, its body of 2.0: of requests that are not settled, the newest last."""
@@ -110,7 +112,7 @@ class Negotiation:
         return body
 
     def _encode(self, block: bytes) -> bytes:
-        return snappy_block.compress(encode(snappy_block.decompress(block, _MOST_BLOCK_BYTES), self._describe))
+        return snappy_block.compress(self._encoder.encode(snappy_block.decompress(block, _MOST_BLOCK_BYTES)))
 
     def settled(self, block: bytes) -> None:
         """Forget the body of a block that is not sent again."""
@@ -150,7 +152,7 @@ class Negotiation:
         if not custom:
             return None
         words = "native histograms with custom buckets need remote_write 2.0, which this target does not take"
-        return Rejected(_UNSUPPORTED, words, CUSTOM_BUCKETS_REASON)
+        return Rejected(_UNPROCESSABLE, words, CUSTOM_BUCKETS_REASON)
 
 
 def _has_custom_buckets(body: bytes) -> bool:

@@ -7,9 +7,8 @@ client write.
     22 <len> symbol ...
     2a <len> 0a <len> refs [12 <len> sample | 1a <len> histogram]... [22 <len> exemplar]... 2a <len> metadata
 
-Samples and histograms are the bytes of 1.0: their fields have the same numbers. Nothing is kept between requests:
-labels cut once for good would save a fifth of the time and cost half a kilobyte for each series. Pure; negotiation
-and HTTP are `bridge.delivery`'s.
+Samples and histograms are the bytes of 1.0: their fields have the same numbers. Pure; negotiation and HTTP are
+`bridge.delivery`'s.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,40 +35,75 @@ _TYPES: Final[dict[MetricType, int]] = {
 }
 _HEAD_END: Final = b"\x12\x10\x09"
 """Ends the head of a series (`bridge.wire.head`); value and time are the last 15 bytes."""
+MOST_REMEMBERED: Final = 131_072
+"""Series whose labels are kept in pieces; a third of a kilobyte each."""
 _POINT_BYTES: Final = DOUBLE_BYTES + 7
 _SAMPLE_BYTES: Final = len(_HEAD_END) + _POINT_BYTES
 
 
-def encode(body: bytes, describe: Describe) -> bytes:
-    """Return the uncompressed request that says the same as `body`, an uncompressed one of 1.0 with nothing but series.
+class Encoder:
+    """Writes requests, and remembers the labels of the series that it saw; several threads may use it."""
 
-    A series whose head came before in the request costs a lookup. Raises ValueError for what is no such body.
-    """
-    request = _Request(body, describe)
-    known = request.known
-    out: list[bytes] = []
-    position, end = 0, len(body)
-    try:
-        while position < end:
-            size, start = body[position + 1], position + 2
-            if size > 0x7F:  # noqa: PLR2004 - the top bit says that more follows
-                if body[start] > 0x7F:  # noqa: PLR2004
-                    size, start = read_uvarint(body, position + 1)
+    def __init__(self, describe: Describe) -> None:
+        """Take each series' metadata from `describe` when it is written."""
+        self._describe = describe
+        self._labels: dict[bytes, tuple[bytes, ...]] = {}
+        """Head -> its label messages."""
+        self._same: dict[bytes, bytes] = {}
+        """Label message -> the one object for it, whose hash is known."""
+
+    def encode(self, body: bytes) -> bytes:
+        """Return the uncompressed request that says the same as `body`, an uncompressed one of 1.0 with series alone.
+
+        A series whose head came before in the request costs a lookup. Raises ValueError for what is no such body.
+        """
+        request = _Request(body, self._describe)
+        known, labels_of = request.known, self._labels
+        out: list[bytes] = []
+        position, end = 0, len(body)
+        try:
+            while position < end:
+                size, start = body[position + 1], position + 2
+                if size > 0x7F:  # noqa: PLR2004 - the top bit says that more follows
+                    if body[start] > 0x7F:  # noqa: PLR2004
+                        size, start = read_uvarint(body, position + 1)
+                    else:
+                        size, start = size & 0x7F | body[start] << 7, start + 1
+                stop = start + size
+                if body[position] != SERIES or stop > end:
+                    raise ValueError(f"body byte {position}: got no timeseries field that ends within {end} bytes")
+                head = body[position : stop - _POINT_BYTES]
+                edges = known.get(head)
+                if edges is None:
+                    labels = labels_of.get(head) or self._cut(head, start - position)
+                    edges = request.edges(head, labels) if labels else None
+                if edges is None:
+                    out.append(request.series(body[start:stop]))
                 else:
-                    size, start = size & 0x7F | body[start] << 7, start + 1
-            stop = start + size
-            if body[position] != SERIES or stop > end:
-                raise ValueError(f"body byte {position}: got no timeseries field that ends within {end} bytes")
-            head = body[position : stop - _POINT_BYTES]
-            edges = known.get(head) or request.head(head, start - position)
-            if edges is None:
-                out.append(request.series(body[start:stop]))
-            else:
-                out += (edges[0], body[stop - _POINT_BYTES : stop], edges[1])
-            position = stop
-    except IndexError as error:
-        raise ValueError(f"body byte {position}: got a timeseries field that breaks off") from error
-    return b"".join([*request.symbols.fields(), *out])
+                    out += (edges[0], body[stop - _POINT_BYTES : stop], edges[1])
+                position = stop
+        except IndexError as error:
+            raise ValueError(f"body byte {position}: got a timeseries field that breaks off") from error
+        return b"".join([*request.symbols.fields(), *out])
+
+    def _cut(self, head: bytes, position: int) -> tuple[bytes, ...]:
+        """The label messages of a head, which begin at `position`; none for a series that is no everyday one."""
+        if not head.endswith(_HEAD_END):
+            return ()
+        end = len(head) - len(_HEAD_END)
+        labels: list[bytes] = []
+        while position < end and head[position] == LABEL:
+            size, start = read_uvarint(head, position + 1)
+            position = start + size
+            label = head[start:position]
+            labels.append(self._same.setdefault(label, label))
+        if position != end:
+            return ()
+        if len(self._labels) >= MOST_REMEMBERED:
+            self._labels.clear()
+            self._same.clear()
+        self._labels[head] = cut = tuple(labels)
+        return cut
 
 
 class _Symbols(dict[bytes, bytes]):
@@ -121,27 +155,16 @@ class _Request:
         """By label message, of those that say the metric's name."""
         self._starts = StartTimes(body) if CREATED in body else None
 
-    def head(self, head: bytes, position: int) -> _Edges | None:
-        """The edges of a series with this head, whose labels begin at `position`; None when it is no everyday one."""
-        if not head.endswith(_HEAD_END):
-            return None
-        end = len(head) - len(_HEAD_END)
-        labels: list[bytes] = []
-        while position < end and head[position] == LABEL:
-            size, start = head[position + 1], position + 2
-            if size > 0x7F:  # noqa: PLR2004 - the top bit says that more follows
-                size, start = read_uvarint(head, position + 1)
-            position = start + size
-            labels.append(head[start:position])
-        if position != end:
-            return None
-        about = (self._abouts.get(labels[0]) if labels else None) or self._about(labels)
-        if self._starts is not None and about.type in HAVE_START:
+    def edges(self, head: bytes, labels: Sequence[bytes]) -> _Edges | None:
+        """The edges of a series with this head and these labels; None when its start time is to be looked for."""
+        about = self._abouts.get(labels[0]) or self._about(labels)
+        if self._starts is not None and about[1] in HAVE_START:
             return None
         refs = b"".join(map(self._refs.__getitem__, labels))
-        labels_field = b"\x0a" + number(len(refs)) + refs
-        size = len(labels_field) + _SAMPLE_BYTES + len(about[0])
-        self.known[head] = edges = b"\x2a" + number(size) + labels_field + _HEAD_END, about[0]
+        count = number(len(refs))
+        behind = about[0]
+        size = number(1 + len(count) + len(refs) + _SAMPLE_BYTES + len(behind))
+        self.known[head] = edges = b"".join((b"\x2a", size, b"\x0a", count, refs, _HEAD_END)), behind
         return edges
 
     def series(self, message: bytes) -> bytes:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from bridge._pb import remote_write_v1_pb2 as v1
 from bridge._pb import remote_write_v2_pb2 as v2
 from bridge.model import Metadata
+from bridge.wire import remote_write_v2
 from bridge.wire.remote_write import STALE_NAN, encode_point, encode_series, label_bytes
-from bridge.wire.remote_write_v2 import encode
+from bridge.wire.remote_write_v2 import Describe, Encoder
 from tests.wire.test_remote_write import LABELS, TEXT, TIMESTAMPS
 
 NOW_MS = 1_700_000_000_000
@@ -37,6 +38,14 @@ KNOWN = {
 
 def describe(name: str) -> Metadata:
     return KNOWN.get(name, Metadata())
+
+
+def encode(body: bytes, describe: Describe) -> bytes:
+    """Write a request the first time, and a second time with what is remembered of the first: it is the same."""
+    encoder = Encoder(describe)
+    first = encoder.encode(body)
+    assert encoder.encode(body) == first
+    return first
 
 
 def double(value: float) -> bytes:
@@ -286,3 +295,13 @@ def test_any_bytes_give_a_request_or_a_value_error(data: bytes) -> None:
         encode(data, describe)
     except ValueError:
         return
+
+
+def test_what_is_remembered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many series that come once are forgotten again, and what is written stays right."""
+    monkeypatch.setattr(remote_write_v2, "MOST_REMEMBERED", 3)
+    encoder = Encoder(describe)
+    for start in range(0, 30, 5):
+        body = b"".join(encode_series([("__name__", f"n{at}")], 1.0, NOW_MS) for at in range(start, start + 5))
+        assert read_v2(encoder.encode(body))[0] == read_v1(body)
+        assert len(encoder._labels) <= 3
