@@ -16,7 +16,7 @@ import structlog
 from bridge.delivery.outcome import Rejected
 from bridge.model import Metadata
 from bridge.wire import snappy_block
-from bridge.wire.message import HISTOGRAM, fields
+from bridge.wire.message import HISTOGRAM, SERIES, fields
 from bridge.wire.remote_write_v2 import Describe, Encoder
 
 CUSTOM_BUCKETS_REASON = "nhcb_in_rw1_not_supported"
@@ -157,6 +157,8 @@ class Negotiation:
 
 def _has_custom_buckets(body: bytes) -> bool:
     for series in fields(body):
+        if series.tag != SERIES:
+            continue
         message = body[series.start : series.stop]
         for part in fields(message):
             if part.tag == HISTOGRAM:

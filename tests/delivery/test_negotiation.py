@@ -219,3 +219,14 @@ async def test_custom_buckets_in_version_2() -> None:
         assert await to.client.send(histogram(-53), 0) == Delivered(204)
     request = v2.Request.FromString(snappy_block.decompress(to.receiver.bodies[0], 1000))
     assert request.timeseries[0].histograms[0].schema == -53
+
+
+async def test_metadata_of_version_1_passes() -> None:
+    """A block of 1.0 that holds metadata, which 2.0 has in its series, goes out as it is."""
+    metadata = v1.MetricMetadata(metric_family_name="n", help=" i")
+    block = snappy_block.compress(v1.WriteRequest(metadata=[metadata]).SerializeToString())
+    async with peer(status(204), status(415)) as to:
+        assert await to.client.send(block, 0) == Delivered(204)
+        assert await to.client.send(BLOCK, 0) == Delivered(204)
+        assert await to.client.send(block, 0) == Delivered(204)
+    assert [to.receiver.bodies[0], to.receiver.bodies[-1]] == [block, block]
