@@ -87,12 +87,19 @@ STARTED = (
 DELAYS = 20
 
 
+def quiet_interval_s() -> int:
+    """An interval whose next point is far: a repeat would take the step that was meant for a push."""
+    now_s = int(time.time())
+    return max(range(150, 299), key=lambda interval_s: interval_s - now_s % interval_s)
+
+
 def target(receiver: ScriptedReceiver, version: str) -> str:
     """A configuration with the receiver as its only target, which waits as briefly as it may.
 
     What is refused is dropped, as the suites want it: the halves of a refused request are new requests to us.
     """
     return (
+        f"push: {{hold_interval: {quiet_interval_s()}s}}\n"
         f"remote_write: [{{url: '{receiver.url}', name: target, protobuf_message: {MESSAGES[version]},"
         " on_rejected: drop, remote_timeout: 2s, queue_config: {min_backoff: 30ms, max_backoff: 300ms}}]\n"
     )
