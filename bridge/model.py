@@ -21,6 +21,15 @@ MetricType = Literal[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a family says of its series, apart from their values."""
+
+    type: MetricType = "untyped"
+    help: str = ""
+    unit: str = ""
+
+
 def sorted_labels(labels: Labels) -> Labels:
     """Order label pairs bytewise by name (remote_write 1.0, "Labels"). UTF-8 keeps code point order."""
     return tuple(sorted(labels))

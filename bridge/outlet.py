@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from bridge.delivery.batch import Request
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.connect import connect
 from bridge.delivery.metadata import MetadataSender, MetadataTimes
+from bridge.delivery.negotiation import Negotiation
 from bridge.delivery.rewrite import TargetRules
 from bridge.delivery.sender import Options, Sender
 from bridge.delivery.target import rules_of_target, speaks_version_2
@@ -56,7 +57,7 @@ class Outlets:
         rules = rules_of_target(target, self.settings.rules, utf8_names=utf8_names, note_missing=note_missing)
         # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
         with JournalReader(self.journal, lambda: self.committer.known_seq) as reader:
-            async with connect(target, now_s=lambda: self.now_ms() / 1000) as client:
+            async with self._connect(target) as client:
                 if not target.metadata_config.send or speaks_version_2(target):
                     yield self._sender(target, client, reader, rules)
                     return
@@ -66,6 +67,15 @@ class Outlets:
                 finally:
                     describing.cancel()
                     await asyncio.gather(describing, return_exceptions=True)
+
+    def _connect(self, target: RemoteWrite) -> AbstractAsyncContextManager[RemoteWriteClient]:
+        name, describe = target.target, self.committer.groups.descriptions.of_series
+        return connect(
+            target,
+            now_s=lambda: self.now_ms() / 1000,
+            negotiation=Negotiation(name, target.protobuf_message, describe, self.telemetry),
+            sent=lambda size_bytes: self.telemetry.sent(name, size_bytes),
+        )
 
     def _sender(
         self, target: RemoteWrite, client: RemoteWriteClient, reader: JournalReader, rules: TargetRules

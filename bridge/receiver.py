@@ -1,4 +1,4 @@
-"""The embedded remote_write receiver: takes remote write 1.0, keeps every sample, shows what arrived.
+"""The embedded remote_write receiver: takes remote write 1.0 and 2.0, keeps every sample, shows what arrived.
 
 For the demo, for trying things out and for tests. It stores what it gets without judging order or
 duplicates; it is no time series database. Nothing of the agent may be imported here but `bridge.wire`.
@@ -18,6 +18,7 @@ from aiohttp import web
 from google.protobuf.message import DecodeError
 
 from bridge._pb import remote_write_v1_pb2 as pb
+from bridge._pb import remote_write_v2_pb2 as pb2
 from bridge.wire import snappy_block
 from bridge.wire.remote_write import STALE_NAN
 
@@ -27,7 +28,9 @@ MAX_BODY_BYTES = 32 << 20
 MAX_LIMIT = 10_000
 
 _PROTOBUF = "application/x-protobuf"
-_CONTENT_TYPES = frozenset({_PROTOBUF, f"{_PROTOBUF};proto=prometheus.writerequest"})
+_V1_TYPES = frozenset({_PROTOBUF, f"{_PROTOBUF};proto=prometheus.writerequest"})
+_V2_TYPE = f"{_PROTOBUF};proto=io.prometheus.write.v2.request"
+_WRITTEN = "X-Prometheus-Remote-Write-{}-Written"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
@@ -43,6 +46,7 @@ CREATE INDEX IF NOT EXISTS samples_by_series ON samples (series, id);
 _COLUMNS = "id, received_ms, series, timestamp_ms, value, histogram_count"
 
 _Row = tuple[int, str, int, bytes, float | None]
+_Series = pb.TimeSeries | pb2.TimeSeries
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class SampleStore:
         """Close the file; the store is of no use afterwards."""
         self._db.close()
 
-    def add(self, request: pb.WriteRequest) -> int:
+    def add(self, request: pb.WriteRequest | pb2.Request) -> int:
         """Store all samples of a request in one transaction; return their number."""
         rows = list(_rows(request, self._now_ms()))
         self._db.execute("BEGIN")
@@ -124,14 +128,29 @@ class SampleStore:
         return [_stored(row) for row in rows]
 
 
-def _rows(request: pb.WriteRequest, received_ms: int) -> Iterator[_Row]:
-    for series in request.timeseries:
-        labels = json.dumps([(label.name, label.value) for label in series.labels], ensure_ascii=False)
+def _rows(request: pb.WriteRequest | pb2.Request, received_ms: int) -> Iterator[_Row]:
+    for pairs, series in _series(request):
+        labels = json.dumps(pairs, ensure_ascii=False)
         for sample in series.samples:
             yield received_ms, labels, sample.timestamp, struct.pack("<d", sample.value), None
         for histogram in series.histograms:
             count = histogram.count_float if histogram.HasField("count_float") else float(histogram.count_int)
             yield received_ms, labels, histogram.timestamp, struct.pack("<d", histogram.sum), count
+
+
+def _series(request: pb.WriteRequest | pb2.Request) -> Iterator[tuple[list[tuple[str, str]], _Series]]:
+    """Labels and series of either message; ValueError for references to no symbol."""
+    if isinstance(request, pb.WriteRequest):
+        for first in request.timeseries:
+            yield [(label.name, label.value) for label in first.labels], first
+        return
+    for number, second in enumerate(request.timeseries):
+        try:
+            strings = [request.symbols[ref] for ref in second.labels_refs]
+            yield list(zip(strings[::2], strings[1::2], strict=True)), second
+        except (IndexError, ValueError) as error:
+            words = f"series {number}: got labels_refs {list(second.labels_refs)}, want pairs of references below"
+            raise ValueError(f"{words} {len(request.symbols)}") from error
 
 
 def _stored(row: tuple[int, int, str, int, bytes, float | None]) -> StoredSample:
@@ -178,19 +197,32 @@ async def _write(request: web.Request) -> web.Response:
     encoding = request.headers.get("Content-Encoding", "")
     if encoding != "snappy":
         raise web.HTTPUnsupportedMediaType(text=f"Content-Encoding: got {encoding!r}, want 'snappy'\n")
-    content_type = request.headers.get("Content-Type", "")
-    if content_type.replace(" ", "").lower() not in _CONTENT_TYPES:
+    content_type = request.headers.get("Content-Type", "").replace(" ", "").lower()
+    if content_type not in {*_V1_TYPES, _V2_TYPE}:
+        want = f"{_PROTOBUF!r} (remote write 1.0) or {f'{_PROTOBUF};proto={pb2.Request.DESCRIPTOR.full_name}'!r} (2.0)"
         raise web.HTTPUnsupportedMediaType(
-            text=f"Content-Type: got {content_type!r}, want {_PROTOBUF!r} (remote write 1.0)\n"
+            text=f"Content-Type: got {request.headers.get('Content-Type', '')!r}, want {want}\n"
         )
+    kind = pb2.Request if content_type == _V2_TYPE else pb.WriteRequest
     try:
-        message = pb.WriteRequest.FromString(snappy_block.decompress(await request.read(), MAX_BODY_BYTES))
-    except ValueError as error:
-        raise web.HTTPBadRequest(text=f"body: {error}\n") from error
-    except DecodeError as error:
-        raise web.HTTPBadRequest(text=f"body: got no prometheus.WriteRequest: {error}\n") from error
-    request.app[_STORE].add(message)
-    return web.Response(status=204)
+        message = kind.FromString(snappy_block.decompress(await request.read(), MAX_BODY_BYTES))
+        request.app[_STORE].add(message)
+    except (DecodeError, ValueError) as error:
+        words = f"body: got no {kind.DESCRIPTOR.full_name}: {error}\n"
+        return web.Response(status=400, text=words, headers=_written(kind()))
+    return web.Response(status=204, headers=_written(message))
+
+
+def _written(message: pb2.Request | pb.WriteRequest) -> dict[str, str]:
+    """What 2.0 wants to be told, on success and failure alike."""
+    if isinstance(message, pb.WriteRequest):
+        return {}
+    counts = {
+        "Samples": sum(len(series.samples) for series in message.timeseries),
+        "Histograms": sum(len(series.histograms) for series in message.timeseries),
+        "Exemplars": 0,
+    }
+    return {_WRITTEN.format(name): str(count) for name, count in counts.items()}
 
 
 async def _samples(request: web.Request) -> web.Response:

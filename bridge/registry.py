@@ -9,6 +9,7 @@ from itertools import product
 from typing import TypeVar
 
 from bridge.content import Content
+from bridge.descriptions import Descriptions
 from bridge.errors import BadPushError
 from bridge.groups import Group, group_id, key_of, spell_group, spell_series
 from bridge.model import MetricType
@@ -24,8 +25,7 @@ class Groups:
     external_labels: Mapping[str, str] = field(default_factory=dict)
     _by_key: dict[bytes, Group] = field(default_factory=dict)
     _name_sets: dict[tuple[str, ...], int] = field(default_factory=dict)
-    _types: dict[str, dict[MetricType, int]] = field(default_factory=dict)
-    """Family name -> type -> number of parts with it."""
+    descriptions: Descriptions = field(default_factory=Descriptions)
     _source_owners: dict[bytes, bytes] = field(default_factory=dict)
     """Series -> group of those that come from no push: their keys do not follow from their labels."""
     soonest_ms: int = 0
@@ -53,20 +53,12 @@ class Groups:
             was, now = before.parts if before else (), group.parts
             # A repeated push keeps its shape, so the everyday case ends here.
             if len(was) != len(now) or any(old.shape is not new.shape for old, new in zip(was, now, strict=True)):
-                self._count_types(was, -1)
-                self._count_types(now, 1)
+                self.descriptions.end(was)
+                self.descriptions.begin(now)
                 if group.id.source:
                     for head in _heads(was):
                         self._source_owners.pop(head, None)
                     self._source_owners.update(dict.fromkeys(_heads(now), group.id.key))
-
-    def _count_types(self, parts: Iterable[Content], change: int) -> None:
-        for part in parts:
-            for family in part.shape.families:
-                types = self._types.setdefault(family.name, {})
-                _count(types, family.type, change)
-                if not types:
-                    del self._types[family.name]
 
     def type_conflicts(self, content: Content) -> list[tuple[str, MetricType, MetricType]]:
         """(family, its type here, another type that some group gives it), at most one for each family.
@@ -75,7 +67,7 @@ class Groups:
         """
         conflicts: list[tuple[str, MetricType, MetricType]] = []
         for family in content.shape.families:
-            other = next((kind for kind in self._types.get(family.name, ()) if kind != family.type), None)
+            other = next((kind for kind in self.descriptions.types(family.name) if kind != family.type), None)
             if other is not None:
                 conflicts.append((family.name, family.type, other))
         return conflicts

@@ -138,6 +138,18 @@ class Telemetry:
             ["target", "reason"],
             registry=own,
         )
+        self.protocol = Gauge(
+            "pushbridge_target_protocol",
+            "1 for the remote_write version a target gets.",
+            ["target", "version"],
+            registry=own,
+        )
+        self.written_by_target = Counter(
+            "pushbridge_remote_write_written",
+            "Samples, histograms and exemplars that a target says it wrote (remote_write 2.0); nothing relies on it.",
+            ["target", "type"],
+            registry=own,
+        )
         self.retried_samples = Counter(
             "pushbridge_samples_retried", "Samples that were sent again.", ["target"], registry=own
         )
@@ -181,14 +193,23 @@ class Telemetry:
         """Count one failed transaction."""
         self.commit_failures.labels(reason).inc()
 
-    def request_finished(
-        self, target: str, status: int | None, latency_s: float, samples: int, sent_bytes: int
-    ) -> None:
-        """Count one remote_write request."""
-        del samples
+    def request_finished(self, target: str, status: int | None, latency_s: float) -> None:
+        """Count one remote_write request; its bytes are counted as they go out (`sent`)."""
         self.sends.labels(target, str(status or "none")).inc()
         self.send_seconds.labels(target).observe(latency_s)
-        self.sent_bytes.labels(target).inc(sent_bytes)
+
+    def sent(self, target: str, size: int) -> None:
+        """Count the bytes of one body."""
+        self.sent_bytes.labels(target).inc(size)
+
+    def speaks(self, target: str, version: str) -> None:
+        """Tell the version that a target gets, which is one at a time."""
+        for other in ("1.0", "2.0"):
+            self.protocol.labels(target, other).set(other == version)
+
+    def written(self, target: str, kind: str, count: int) -> None:
+        """Add what a target says."""
+        self.written_by_target.labels(target, kind).inc(count)
 
     def retried(self, target: str, samples: int) -> None:
         """Count samples that go out again."""

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 
 from bridge._pb import remote_write_v1_pb2 as pb
+from bridge._pb import remote_write_v2_pb2 as pb2
 from bridge.receiver import SampleStore, make_app, serve
 from bridge.wire import snappy_block
 from bridge.wire.remote_write import STALE_NAN, encode_point, encode_series, label_bytes
@@ -103,7 +104,7 @@ async def test_bad_bodies(client: Client, body: bytes, message: str) -> None:
         {"Content_Encoding": "gzip"},
         {"Content_Encoding": "identity"},
         {"Content_Type": "text/plain"},
-        {"Content_Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"},
+        {"Content_Type": "application/x-protobuf;proto=io.prometheus.write.v3.Request"},
     ],
 )
 async def test_other_encodings(client: Client, headers: dict[str, str]) -> None:
@@ -169,3 +170,48 @@ async def test_serve_until_cancelled() -> None:
         with pytest.raises(aiohttp.ClientConnectionError):
             await session.get(url.result())
     store.close()
+
+
+V2 = "application/x-protobuf;proto=io.prometheus.write.v2.Request"
+
+
+async def write_v2(client: Client, request: pb2.Request) -> tuple[int, str, list[str | None]]:
+    """Send a request of 2.0; give the status, the text and the three Written headers."""
+    body = snappy_block.compress(request.SerializeToString())
+    async with client.post("/api/v1/write", data=body, headers=HEADERS | {"Content-Type": V2}) as response:
+        names = ("Samples", "Histograms", "Exemplars")
+        said = [response.headers.get(f"X-Prometheus-Remote-Write-{name}-Written") for name in names]
+        return response.status, await response.text(), said
+
+
+async def test_version_2(client: Client) -> None:
+    """A request of 2.0 is stored as its series of 1.0 would be, and answered with what was written."""
+    series = [
+        pb2.TimeSeries(labels_refs=[1, 2, 3, 4], samples=[pb2.Sample(value=1.5, timestamp=7)]),
+        pb2.TimeSeries(labels_refs=[1, 5], histograms=[pb2.Histogram(count_int=3, sum=2.5, timestamp=8)]),
+    ]
+    request = pb2.Request(symbols=["", "__name__", "up", "job", "a", "h"], timeseries=series)
+    assert await write_v2(client, request) == (204, "", ["1", "1", "0"])
+    found = await samples(client)
+    assert [(one["labels"], one["value"], one["timestamp_ms"], one["histogram_count"]) for one in found] == [
+        ({"__name__": "up", "job": "a"}, "1.5", 7, None),
+        ({"__name__": "h"}, "2.5", 8, 3.0),
+    ]
+
+
+@pytest.mark.parametrize("refs", [[0], [0, 1, 2], [0, 9]])
+async def test_version_2_with_bad_references(client: Client, refs: list[int]) -> None:
+    """References to no symbol, or of odd number, are 400, and nothing of their request is stored."""
+    good = pb2.TimeSeries(labels_refs=[1, 2], samples=[pb2.Sample(value=1.5, timestamp=7)])
+    bad = pb2.TimeSeries(labels_refs=refs, samples=[pb2.Sample(value=1.5, timestamp=7)])
+    request = pb2.Request(symbols=["", "__name__", "up"], timeseries=[good, bad])
+    code, text, said = await write_v2(client, request)
+    assert (code, said) == (400, ["0", "0", "0"])
+    assert "series 1: got labels_refs" in text
+    assert await samples(client) == []
+
+
+async def test_version_1_is_told_nothing_of_what_was_written(client: Client) -> None:
+    """The Written headers belong to 2.0."""
+    async with client.post("/api/v1/write", data=snappy_block.compress(b""), headers=HEADERS) as response:
+        assert not [name for name in response.headers if name.endswith("-Written")]

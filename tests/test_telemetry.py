@@ -55,7 +55,8 @@ def test_commits_are_observed_with_their_size() -> None:
 def test_requests_are_counted_by_target_and_answer(status: int | None, code: str) -> None:
     """A request that got no answer has a code too."""
     told = Telemetry()
-    told.request_finished("mimir", status, 0.5, 7, 1000)
+    told.request_finished("mimir", status, 0.5)
+    told.sent("mimir", 1000)
     told.retried("mimir", 7)
     assert value(told.registry, "remote_write_requests_total", target="mimir", code=code) == 1
     assert value(told.registry, "remote_write_duration_seconds_sum", target="mimir") == 0.5
@@ -175,3 +176,15 @@ def test_a_distribution_shows_what_the_librarys_histogram_shows(observed: list[f
         histogram.observe(value)
     shown = [line for line in generate_latest(theirs).splitlines() if b"_created" not in line]
     assert generate_latest(ours).splitlines() == shown
+
+
+def test_a_target_gets_one_version() -> None:
+    """The version that a target gets is 1 and the other 0, also after a fallback; what it says it wrote is counted."""
+    told = Telemetry()
+    for version, other in (("2.0", "1.0"), ("1.0", "2.0")):
+        told.speaks("mimir", version)
+        assert value(told.registry, "target_protocol", target="mimir", version=version) == 1
+        assert value(told.registry, "target_protocol", target="mimir", version=other) == 0
+    told.written("mimir", "samples", 3)
+    told.written("mimir", "samples", 4)
+    assert value(told.registry, "remote_write_written_total", target="mimir", type="samples") == 7

@@ -15,15 +15,24 @@ from bridge.config.remote_write import RemoteWrite
 from bridge.delivery.auth import Basic, OwnHeaders, SignIn, Together, Token
 from bridge.delivery.aws import Aws
 from bridge.delivery.client import RemoteWriteClient
+from bridge.delivery.negotiation import Negotiation
 from bridge.delivery.oauth2 import ClientCredentials
 from bridge.delivery.session import Route, SignedSession, open_session
 
 
 @asynccontextmanager
 async def connect(
-    target: RemoteWrite, *, now_s: Callable[[], float], environ: Mapping[str, str] = os.environ
+    target: RemoteWrite,
+    *,
+    now_s: Callable[[], float],
+    environ: Mapping[str, str] = os.environ,
+    negotiation: Negotiation | None = None,
+    sent: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[RemoteWriteClient]:
-    """Hand over a client for a target; its connections are closed when the block ends."""
+    """Hand over a client for a target; its connections are closed when the block ends.
+
+    `negotiation` chooses the version of remote_write, `sent` is told the bytes of each body.
+    """
     url, user = split_user(target.url)
     async with open_session() as session:
         ways = list(_ways(target, user, session, now_s, environ))
@@ -41,6 +50,8 @@ async def connect(
             timeout_s=target.remote_timeout,
             headers={name: value.get_secret_value() for name, value in target.headers.items()},
             tenant_header=target.tenant_header,
+            negotiation=negotiation,
+            sent=sent,
         )
 
 

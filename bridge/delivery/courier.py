@@ -34,9 +34,7 @@ class Client(Protocol):
 class Observer(Protocol):
     """What metrics want to know; called on the loop, must not block or raise."""
 
-    def request_finished(
-        self, target: str, status: int | None, latency_s: float, samples: int, sent_bytes: int
-    ) -> None:
+    def request_finished(self, target: str, status: int | None, latency_s: float) -> None:
         """Count one POST; `status` is None when there was no answer."""
         ...
 
@@ -147,7 +145,7 @@ class Courier:
         started_s = self._pace.clock_s()
         outcome = await self._client.send(request.block, attempt, request.tenant)
         latency_s = self._pace.clock_s() - started_s
-        self._observer.request_finished(self._name, outcome.status, latency_s, request.samples, len(request.block))
+        self._observer.request_finished(self._name, outcome.status, latency_s)
         self.troubled = isinstance(outcome, RetryLater)
         if isinstance(outcome, Delivered):
             self.latency_s = latency_s

@@ -9,19 +9,22 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import snappy
 
 from bridge._pb import remote_write_v1_pb2 as pb
-from tests.blackbox.checker import Stored, without_repeats
+from bridge._pb import remote_write_v2_pb2 as pb2
+from tests.blackbox.checker import Series, Stored, without_repeats
 from tests.blackbox.servers import free_port
 
 _STALE = struct.pack("<Q", 0x7FF0000000000002)
 _READ_BYTES = 1 << 16
+_V2_TYPE = "application/x-protobuf;proto=io.prometheus.write.v2.Request"
+Message = pb.WriteRequest | pb2.Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Step:
     """Reset the connection when this share of the body is read, from 0 to 1, without an answer."""
     keeps: bool | None = None
     """Whether the samples are stored; by default when the answer is a 2xx."""
+    version_2: Literal["takes", "ignores", "refuses"] = "takes"
+    """What a request of 2.0 meets: Written headers, an old receiver that reads nothing in it, or 415."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,19 @@ class Request:
     step: Step
     at_s: float
     """Monotonic time at which it was read."""
+    message: Message | None = None
+    """None when it was not read to its end, or is no remote_write."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By lower-case name."""
+        lines = (line.partition(":") for line in self.head.split("\r\n")[1:])
+        return {name.lower(): value.strip() for name, _, value in lines}
+
+    @property
+    def version(self) -> str:
+        """Of remote_write, by the Content-Type."""
+        return "2.0" if self.headers.get("content-type") == _V2_TYPE else "1.0"
 
     @property
     def kept(self) -> bool:
@@ -62,14 +80,17 @@ class Request:
         step = self.step
         if step.keeps is not None:
             return step.keeps
+        if self.version == "2.0" and step.version_2 != "takes":
+            return False
         return step.status in range(200, 300) and step.raw is None and step.resets_at is None and not step.held
 
 
 class ScriptedReceiver:
     """Listens on one port while it is up; may go down and come up again there. 204 once the script is used up."""
 
-    def __init__(self, *script: Step, up: bool = True) -> None:
-        """Take a port; listen at once if `up`."""
+    def __init__(self, *script: Step, up: bool = True, then: Step | None = None) -> None:
+        """Take a port; listen at once if `up`. Answer like `then` once the script is used up."""
+        self._then = then or Step()
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api/v1/write"
         self._script = deque(script)
@@ -160,21 +181,25 @@ class ScriptedReceiver:
             data += _read(connection)
         head, _, body = data.partition(b"\r\n\r\n")
         with self._changed:
-            step = self._script.popleft() if self._script else Step()
+            step = self._script.popleft() if self._script else self._then
         length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
         wanted = length if step.resets_at is None else int(length * step.resets_at)
         while len(body) < wanted:
             body += _read(connection)
         body = body[:wanted]
         readable = len(body) == length and b"remote-write-version" in head.lower()
-        self._note(Request(head.decode(), body, tuple(_samples(body)) if readable else (), step, time.monotonic()))
+        request = Request(head.decode(), body, (), step, time.monotonic())
+        if readable:
+            message = _decode(body, request.version)
+            request = replace(request, message=message, samples=tuple(_samples(message)))
+        self._note(request)
         if step.resets_at is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
         with self._changed:
             if self._changed.wait_for(lambda: self._listener is None, None if step.held else step.delay_s):
                 return False
-        connection.sendall(_answer_bytes(step) if step.raw is None else step.raw)
+        connection.sendall(_answer_bytes(step, request) if step.raw is None else step.raw)
         return step.raw is None
 
     def _note(self, request: Request) -> None:
@@ -198,16 +223,47 @@ def _read(connection: socket.socket) -> bytes:
     return data
 
 
-def _answer_bytes(step: Step) -> bytes:
-    lines = (f"HTTP/1.1 {step.status} Scripted", f"Content-Length: {len(step.words)}", *step.headers, "", "")
-    if step.status == 204:
-        lines = ("HTTP/1.1 204 Scripted", *step.headers, "", "")
-    return "\r\n".join(lines).encode() + step.words
+def _answer_bytes(step: Step, request: Request) -> bytes:
+    status, headers = step.status, list(step.headers)
+    if isinstance(request.message, pb2.Request):
+        if step.version_2 == "refuses":
+            status = 415
+        elif step.version_2 == "takes":
+            headers += _written(request.message, stored=request.kept)
+    lines = [f"HTTP/1.1 {status} Scripted", *headers, "", ""]
+    if status != 204:
+        lines.insert(1, f"Content-Length: {len(step.words)}")
+    return "\r\n".join(lines).encode() + (step.words if status != 204 else b"")
 
 
-def _samples(body: bytes) -> Iterable[Stored]:
-    for series in pb.WriteRequest.FromString(bytes(snappy.decompress(body))).timeseries:
-        labels = tuple((label.name, label.value) for label in series.labels)
+def _written(message: pb2.Request, *, stored: bool) -> list[str]:
+    series = message.timeseries
+    counts = {
+        "Samples": sum(len(one.samples) for one in series),
+        "Histograms": sum(len(one.histograms) for one in series),
+        "Exemplars": sum(len(one.exemplars) for one in series),
+    }
+    return [f"X-Prometheus-Remote-Write-{kind}-Written: {count if stored else 0}" for kind, count in counts.items()]
+
+
+def _decode(body: bytes, version: str) -> Message:
+    kind = pb2.Request if version == "2.0" else pb.WriteRequest
+    return kind.FromString(bytes(snappy.decompress(body)))
+
+
+def labelled(message: Message) -> Iterator[tuple[Series, pb.TimeSeries | pb2.TimeSeries]]:
+    """Every series of a request of either version, with its labels in the order of the wire."""
+    if isinstance(message, pb.WriteRequest):
+        for first in message.timeseries:
+            yield tuple((label.name, label.value) for label in first.labels), first
+    else:
+        for second in message.timeseries:
+            strings = [message.symbols[ref] for ref in second.labels_refs]
+            yield tuple(zip(strings[::2], strings[1::2], strict=True)), second
+
+
+def _samples(message: Message) -> Iterator[Stored]:
+    for labels, series in labelled(message):
         for sample in series.samples:
             stale = struct.pack("<d", sample.value) == _STALE
             yield Stored(labels, sample.timestamp, None if stale else sample.value)

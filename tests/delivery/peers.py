@@ -169,17 +169,15 @@ class Journal:
 class Seen:
     """An observer that keeps what it is told."""
 
-    finished: list[tuple[int | None, int, int]] = field(default_factory=list)
+    finished: list[int | None] = field(default_factory=list)
     resent: int = 0
     repeats: list[tuple[str, int]] = field(default_factory=list)
 
-    def request_finished(
-        self, target: str, status: int | None, latency_s: float, samples: int, sent_bytes: int
-    ) -> None:
-        """Keep status, samples and bytes."""
+    def request_finished(self, target: str, status: int | None, latency_s: float) -> None:
+        """Keep the status."""
         assert target == "t"
         assert latency_s >= 0
-        self.finished.append((status, samples, sent_bytes))
+        self.finished.append(status)
 
     def retried(self, target: str, samples: int) -> None:
         """Add up."""
