@@ -75,6 +75,7 @@ class Agent:
         except BaseException:
             self._socket.close()
             raise
+        self._journal.most_letters = config.storage.max_dead_letters
         self._tell_recovery()
         try:
             groups, replayed = load_groups(self._journal, external)
@@ -103,15 +104,13 @@ class Agent:
         host = socket.gethostname()
         self._heartbeat = Heartbeat(f"{host}:{self._socket.getsockname()[1]}", external, now_ms())
         self._heartbeat.add(lambda at_ms: schedule.facts(groups.live(), at_ms), about_agent=False)
-        show = self.telemetry.registry.register
-        show(AccountCollector(self._journal, self._readers[0], ledger, groups, now_ms))
-        show(OverdueCollector(schedule, groups, now_ms))
+        self._tell_of_journal()
         self.stopping = asyncio.Event()
         self._reloader: Reloader | None = None
         self._site = self._make_site()
         intake = Intake(self.committer, lambda: self._settings.push, self.telemetry, now_ms)
         self._files = Files(config, host, intake, self._settings.rules)
-        show(FileCollector(self._files.facts))
+        self.telemetry.registry.register(FileCollector(self._files.facts))
         self._heartbeat.add(lambda _: self._files.facts())
 
     def _tell_recovery(self) -> None:
@@ -123,6 +122,12 @@ class Agent:
                 set_aside=str(self._journal.recovery.set_aside),
                 rows_saved=self._journal.recovery.rows_saved,
             )
+
+    def _tell_of_journal(self) -> None:
+        committer, now_ms, register = self.committer, self._now_ms, self.telemetry.registry.register
+        reader, groups = self._readers[0], committer.groups
+        register(AccountCollector(self._journal, reader, self._history, committer.ledger, groups, now_ms=now_ms))
+        register(OverdueCollector(committer.schedule, groups, now_ms))
 
     def _make_site(self) -> Site:
         return Site(
@@ -156,9 +161,7 @@ class Agent:
         await self._files.take_spooled()
         listener = Listener(self._site)
         await listener.start(self._socket)
-        outlets = Outlets(
-            self._settings, self.committer, self._journal.path, self._heartbeat, self.telemetry, self._now_ms
-        )
+        outlets = Outlets(self._settings, self.committer, self._journal, self._heartbeat, self.telemetry, self._now_ms)
         targets = Targets(outlets.open, _STOP_SENDERS_S)
         await targets.apply(self.config.remote_write)
         read = self._read or (lambda: self.config)
@@ -219,10 +222,7 @@ class Agent:
                     while await self.committer.trim(int(self.config.storage.retention * 1000)):
                         pass
                     await self.committer.trim_runs(int(self.config.push.forget_after * 1000))
-                    storage = self.config.storage
-                    await self.committer.trim_letters(
-                        int(storage.dead_letter_retention * 1000), storage.max_dead_letters
-                    )
+                    await self.committer.trim_letters(int(self.config.storage.dead_letter_retention * 1000))
             except PushRefusedError as error:
                 _log.debug("journal_unavailable", error=str(error))
 

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 import structlog
 
@@ -28,6 +27,7 @@ from bridge.hold import TargetHold
 from bridge.journal.committer import Committer
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import CUSTOM_IN_RW1, NATIVE_DISABLED
+from bridge.journal.store import Journal
 from bridge.settings import Settings
 from bridge.telemetry import Telemetry
 
@@ -44,7 +44,7 @@ class Outlets:
 
     settings: Settings
     committer: Committer
-    journal: Path
+    journal: Journal
     heartbeat: Heartbeat
     telemetry: Telemetry
     now_ms: Callable[[], int]
@@ -56,7 +56,7 @@ class Outlets:
         utf8_names = self.settings.config.push.enable_utf8_names
         rules = rules_of_target(target, self.settings.rules, utf8_names=utf8_names, note_missing=note_missing)
         # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
-        with JournalReader(self.journal, lambda: self.committer.known_seq) as reader:
+        with JournalReader(self.journal.path, lambda: self.committer.known_seq) as reader:
             async with self._connect(target) as client:
                 if not target.metadata_config.send or speaks_version_2(target):
                     yield self._sender(target, client, reader, rules)
@@ -80,11 +80,11 @@ class Outlets:
     def _sender(
         self, target: RemoteWrite, client: RemoteWriteClient, reader: JournalReader, rules: TargetRules
     ) -> Sender:
-        committer, queue, tenant_of = self.committer, target.queue_config, self.settings.rules.tenant_at_target
+        committer, tenant_of = self.committer, self.settings.rules.tenant_at_target
         hold = TargetHold(
             committer.groups,
             lambda: committer.newest_tick,
-            queue.max_samples_per_send,
+            target.queue_config.max_samples_per_send,
             lambda at_ms: self.heartbeat.points(at_ms, tenant_of),
             rules,
         )
@@ -102,17 +102,25 @@ class Outlets:
             sleep=asyncio.sleep,
             random_01=random.random,
             cursor=committer.ledger.cursors[target.target].seq,
-            options=Options(
-                queue.max_samples_per_send,
-                capacity=queue.capacity,
-                min_shards=queue.min_shards,
-                max_shards=queue.max_shards,
-                min_backoff_s=queue.min_backoff,
-                max_backoff_s=queue.max_backoff,
-                on_rejected=target.on_rejected,
-                rules=rules,
-            ),
+            sent_before=self.journal.end_seq,
+            options=self._options(target, rules),
             probe=lambda: Request(self.heartbeat.probe(self.now_ms()), 1),
+        )
+
+    def _options(self, target: RemoteWrite, rules: TargetRules) -> Options:
+        queue = target.queue_config
+        age_ms = int(queue.sample_age_limit * 1000)
+        return Options(
+            queue.max_samples_per_send,
+            capacity=queue.capacity,
+            min_shards=queue.min_shards,
+            max_shards=queue.max_shards,
+            min_backoff_s=queue.min_backoff,
+            max_backoff_s=queue.max_backoff,
+            batch_send_deadline_s=queue.batch_send_deadline,
+            on_rejected=target.on_rejected,
+            rules=rules,
+            oldest_ms=(lambda: self.now_ms() - age_ms) if age_ms else None,
         )
 
     def _metadata(self, target: RemoteWrite, client: RemoteWriteClient, rules: TargetRules) -> MetadataSender:

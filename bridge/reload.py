@@ -60,6 +60,7 @@ class Reloader:
         now = self.settings.config
         log.set_up(now.log)
         self.committer.when_full = now.storage.when_full
+        self.journal.most_letters = now.storage.max_dead_letters
         # Both are built into how a target's samples are written.
         again = before.rules != now.rules or before.push.enable_utf8_names != now.push.enable_utf8_names
         await self.targets.apply(now.remote_write, again=again)

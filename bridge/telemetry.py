@@ -18,6 +18,7 @@ from prometheus_client.utils import floatToGoString
 from bridge import __version__
 from bridge.errors import JournalUnavailableError
 from bridge.heartbeat import Fact
+from bridge.journal.history import History
 from bridge.journal.ledger import Ledger, pending
 from bridge.journal.reader import JournalReader
 from bridge.journal.store import Journal
@@ -234,10 +235,20 @@ class Telemetry:
 class AccountCollector(Collector):
     """What the journal and the groups hold, read at each scrape (design.md section 3.2)."""
 
-    def __init__(self, journal: Journal, reader: JournalReader, ledger: Ledger, groups: Groups, now_ms: Clock) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        reader: JournalReader,
+        history: History,
+        ledger: Ledger,
+        groups: Groups,
+        *,
+        now_ms: Clock,
+    ) -> None:
         """Read from these, whose owner runs on the same loop as the scrape."""
         self._journal = journal
         self._reader = reader
+        self._history = history
         self._ledger = ledger
         self._groups = groups
         self._now_ms = now_ms
@@ -254,6 +265,13 @@ class AccountCollector(Collector):
         accepted = self._journal.accepted_total
         yield CounterMetricFamily("pushbridge_samples_accepted", "Samples journaled since the journal began.", accepted)
         yield from self._account(accepted)
+        kept = GaugeMetricFamily(
+            "pushbridge_dead_letters", "Samples kept of what a target refused for good.", labels=["target"]
+        )
+        with suppress(JournalUnavailableError):
+            for name, samples in self._history.dead_letters_kept().items():
+                kept.add_metric([name], samples)
+        yield kept
 
     def _held_by(self) -> Metric:
         held = GaugeMetricFamily(

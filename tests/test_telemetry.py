@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
+from bridge.journal.history import History
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Settled
 from bridge.telemetry import AccountCollector, Distribution, Telemetry
@@ -88,12 +89,15 @@ class Accounts:
 async def accounts(tmp_path: Path) -> AsyncIterator[Accounts]:
     async with committing(tmp_path, "ahead", "behind") as bench:
         with JournalReader(bench.journal.path) as reader:
-            made = Accounts(bench, reader)
+            made, history = Accounts(bench, reader), History(bench.journal.path)
             committer = bench.committer
             made.registry.register(
-                AccountCollector(bench.journal, reader, committer.ledger, committer.groups, lambda: made.now_ms)
+                AccountCollector(
+                    bench.journal, reader, history, committer.ledger, committer.groups, now_ms=lambda: made.now_ms
+                )
             )
             yield made
+            history.close()
 
 
 async def test_the_account_of_each_target_balances(accounts: Accounts) -> None:

@@ -64,7 +64,7 @@ class QueueConfig(Block):
     max_samples_per_send: Count = Field(default=2000, description="Most samples in one request.")
     batch_send_deadline: Annotated[Duration, AfterValidator(positive)] = Field(
         default="5s",  # type: ignore[assignment]
-        description="Accepted: what is journaled is sent at once.",
+        description="While there is a backlog, how long a request waits to be full.",
     )
     min_backoff: Duration = Field(default="30ms", description="First delay of a retry.")  # type: ignore[assignment]
     max_backoff: Duration = Field(default="5s", description="Longest delay between retries.")  # type: ignore[assignment]

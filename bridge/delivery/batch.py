@@ -3,7 +3,7 @@
 Pure. Reading the journal, sending and counting are the sender's; what a target's rules make of a row is `rewrite`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from bridge.delivery.rewrite import MOST_ROW_BYTES, Row
@@ -17,6 +17,7 @@ class Share:
 
     seq: int
     samples: int
+    group: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,31 @@ def cut(fields: Sequence[bytes], tenant: str, shares: tuple[Share, ...] = ()) ->
     return Request(snappy_block.compress(b"".join(fields)), len(fields), tenant, shares)
 
 
+def separate(request: Request, suspects: Container[bytes]) -> list[Request]:
+    """Take groups of which something may be refused out of a request: no two rows of one in the same part.
+
+    Nobody else pays for them then, and a receiver that stores the good part of what it refuses cannot refuse the older
+    of two rows when it comes again.
+    """
+    shares = request.shares
+    if not any(share.group in suspects for share in shares) or len(shares) == 1:
+        return [request]
+    fields = request.fields()
+    parts: list[tuple[list[bytes], list[Share]]] = [([], [])]
+    turns: dict[bytes, int] = {}
+    start = 0
+    for share in shares:
+        turn = 0
+        if share.group in suspects:
+            turn = turns[share.group] = turns.get(share.group, 0) + 1
+        if turn == len(parts):
+            parts.append(([], []))
+        parts[turn][0].extend(fields[start : start + share.samples])
+        parts[turn][1].append(share)
+        start += share.samples
+    return [cut(some, request.tenant, tuple(of)) for some, of in parts if of]
+
+
 @dataclass(slots=True)
 class _Forming:
     """A request that more rows may join."""
@@ -51,13 +77,13 @@ class _Forming:
     samples: int = 0
     content_bytes: int = 0
 
-    def add(self, seq: int, row: Row) -> None:
+    def add(self, seq: int, row: Row, group: bytes) -> None:
         if row.content is not None:
             self.contents.append(row.content)
         else:
             self._compress()
             self.blocks.append(row.body)
-        self.shares.append(Share(seq, row.samples))
+        self.shares.append(Share(seq, row.samples, group))
         self.samples += row.samples
         self.content_bytes += row.content_bytes
 
@@ -80,21 +106,21 @@ class Packer:
         self._max_body_bytes = max_body_bytes
         self._forming: dict[str, _Forming] = {}
 
-    def add(self, seq: int, row: Row) -> list[Request]:
+    def add(self, seq: int, row: Row, group: bytes = b"") -> list[Request]:
         """Take a row; gives the requests that are ready, in order.
 
         Raise ValueError, with nothing taken, for a damaged one.
         """
         forming = self._forming.get(row.tenant)
         if forming is not None and self._fits(forming, row):
-            forming.add(seq, row)
+            forming.add(seq, row, group)
             return []
         if not self._fits(_Forming(), row):
-            cuts = self._cut(seq, row)
+            cuts = self._cut(seq, row, group)
             return [*self._take(row.tenant), *cuts]
         ready = self._take(row.tenant)
         self._forming[row.tenant] = fresh = _Forming()
-        fresh.add(seq, row)
+        fresh.add(seq, row, group)
         return ready
 
     def flush(self) -> list[Request]:
@@ -111,7 +137,7 @@ class Packer:
         forming = self._forming.pop(tenant, None)
         return [] if forming is None else [forming.request(tenant)]
 
-    def _cut(self, seq: int, row: Row) -> list[Request]:
+    def _cut(self, seq: int, row: Row, group: bytes) -> list[Request]:
         """Cut one row into requests, in order; the cuts depend on the limits alone, so repeats are alike."""
         requests: list[Request] = []
         part: list[bytes] = []
@@ -119,9 +145,9 @@ class Packer:
         content = snappy_block.decompress(row.body, MOST_ROW_BYTES) if row.content is None else row.content
         for one in split_series(content):
             if part and (len(part) >= self._max_samples or part_bytes + len(one) > self._max_body_bytes):
-                requests.append(cut(part, row.tenant, (Share(seq, len(part)),)))
+                requests.append(cut(part, row.tenant, (Share(seq, len(part), group),)))
                 part, part_bytes = [], 0
             part.append(one)
             part_bytes += len(one)
-        requests.append(cut(part, row.tenant, (Share(seq, len(part)),)))
+        requests.append(cut(part, row.tenant, (Share(seq, len(part), group),)))
         return requests

@@ -5,10 +5,12 @@ or stand elsewhere.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from bridge.errors import JournalFullError, JournalUnavailableError
-from bridge.journal.rows import Settled
+from bridge.journal.rows import DeadLetter, Settled
 
 MAX_UNCONFIRMED = 64
 """Stretches that may wait for the journal to write their confirmation; a crash sends these again."""
@@ -91,7 +93,27 @@ class Confirmations:
             try:
                 await self._confirm(self._target, settled)
             except (JournalUnavailableError, JournalFullError) as error:
+                if isinstance(error, JournalFullError) and len(settled) > 1:
+                    # What fits is history then, and makes room for the rest.
+                    half = len(settled) // 2
+                    await self._write(settled[:half])
+                    settled = settled[half:]
+                    continue
                 attempt += 1
                 await self._failed("confirm", attempt, error)
+                if isinstance(error, JournalFullError):
+                    settled = [_without_bodies(one) for one in settled]
             else:
                 return
+
+
+def _without_bodies(settled: Settled) -> Settled:
+    """Leave out what dead letters hold and keep their number: a full journal must not stop delivery."""
+    samples: Counter[tuple[int, bool, str]] = Counter()
+    for letter in settled.letters:
+        samples[letter.status, letter.maybe_stored, letter.tenant] += letter.samples
+    letters = tuple(
+        DeadLetter(settled.first_seq, count, status, "(not kept: the journal was full)", maybe_stored, b"", tenant)
+        for (status, maybe_stored, tenant), count in samples.items()
+    )
+    return replace(settled, letters=letters)

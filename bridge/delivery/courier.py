@@ -6,7 +6,7 @@ What an answer means is `outcome`, which part to send next `split`, how long to 
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Literal, Protocol
 
@@ -16,11 +16,16 @@ from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
 from bridge.delivery.split import Bisection
 from bridge.delivery.throttle import ThrottledLog
 from bridge.delivery.window import Refusal
+from bridge.wire.head import cut_field
 
 OnRejected = Literal["split", "drop"]
 _DOUBTFUL = HTTPStatus.INTERNAL_SERVER_ERROR
 """Old receivers answer so to bad data (protocol.md section 0): nobody but a probe can tell it from an outage."""
 _DOUBTFUL_TRIES = 5
+_TRIES_ONCE_KNOWN = 2
+"""For the rest of a request of which one sample turned out to be answered so."""
+_PATIENCE_PAUSES = 2
+"""A single sample is not given up for a 500 sooner than after so many of the longest pauses."""
 
 
 class Client(Protocol):
@@ -83,6 +88,15 @@ class Pace:
         return delay_s(failures, after_s, self.random_01(), self.min_backoff_s, self.max_backoff_s)
 
 
+@dataclass(slots=True)
+class _Doubt:
+    """About the 500s that one request and its parts meet with."""
+
+    tries: int = _DOUBTFUL_TRIES
+    since_s: float | None = None
+    """When the first of them came."""
+
+
 class Courier:
     """Brings the requests of one target, several at the same time."""
 
@@ -95,10 +109,11 @@ class Courier:
         log: ThrottledLog,
         pace: Pace,
         stopping: asyncio.Event,
+        progress: asyncio.Event,
         on_rejected: OnRejected = "split",
         probe: Callable[[], Request] | None = None,
     ) -> None:
-        """After `stopping` is set nothing is tried again.
+        """After `stopping` is set nothing is tried again; `progress` is told of everything that gets through.
 
         `probe` makes a request that a receiver in order takes; without one a 500 is never the data's.
         """
@@ -110,7 +125,10 @@ class Courier:
         self._stopping = stopping
         self._splits = on_rejected == "split"
         self._probe = probe
-        self._trying = self._failing = 0
+        self._progress = progress
+        self._trying = self._turn = self._passed_turn = 0
+        self._failing: dict[int, int] = {}
+        """Requests in hand that failed, and when they first did."""
         self.troubled = False
         """Whether the newest answer was none, or a wish for patience."""
         self.latency_s = 0.0
@@ -118,25 +136,34 @@ class Courier:
 
     @property
     def stuck(self) -> bool:
-        """Whether nothing gets through: everything in hand is being tried again."""
-        return 0 < self._trying == self._failing
+        """Whether nothing gets through: everything in hand is being tried again, and nothing has passed since."""
+        failing = self._failing.values()
+        return 0 < self._trying == len(failing) and self._passed_turn < max(failing)
 
     async def settle(self, request: Request) -> tuple[Refusal, ...] | None:
         """Send a request until all of it is delivered or refused for good; gives what is refused, in order.
 
         None when it was to stop before: nobody knows then what the receiver has.
         """
-        sent = await self._send(request)
+        doubt = _Doubt()
+        sent = await self._send(request, doubt)
         if sent is None:
             return None
         outcome, maybe_stored = sent
-        return () if isinstance(outcome, Delivered) else await self.find_refused(request, outcome, maybe_stored)
+        return () if isinstance(outcome, Delivered) else await self._find(request, outcome, maybe_stored, doubt)
 
-    async def doubt(self, outcome: Outcome, tries: int) -> Outcome:
+    async def judge(self, outcome: Outcome, tries: int, tenant: str) -> Outcome:
         """The outcome, or a refusal when it came that often and the receiver takes others: then it is the data's."""
-        if tries < _DOUBTFUL_TRIES or outcome.status != _DOUBTFUL or not isinstance(outcome, RetryLater):
+        if tries < _DOUBTFUL_TRIES:
             return outcome
-        if not self._splits or self._probe is None or not isinstance(await self.post(self._probe(), 0), Delivered):
+        return await self._judge(outcome, tenant)
+
+    async def _judge(self, outcome: Outcome, tenant: str) -> Outcome:
+        if outcome.status != _DOUBTFUL or not isinstance(outcome, RetryLater) or not self._splits or not self._probe:
+            return outcome
+        # Of the same tenant: the trouble may be theirs alone.
+        probe = replace(self._probe(), tenant=tenant)
+        if not isinstance(await self.post(probe, 0), Delivered):
             return outcome
         return Rejected(_DOUBTFUL, outcome.words, f"http_{_DOUBTFUL:d}")
 
@@ -149,12 +176,18 @@ class Courier:
         self.troubled = isinstance(outcome, RetryLater)
         if isinstance(outcome, Delivered):
             self.latency_s = latency_s
+            self._turn += 1
+            self._passed_turn = self._turn
+            self._progress.set()
         return outcome
 
-    async def find_refused(
-        self, request: Request, rejected: Rejected, maybe_stored: bool = False
-    ) -> tuple[Refusal, ...] | None:
+    async def find_refused(self, request: Request, rejected: Rejected) -> tuple[Refusal, ...] | None:
         """Go on as `settle` does from the answer that the request as a whole is refused."""
+        return await self._find(request, rejected, False, _Doubt())
+
+    async def _find(
+        self, request: Request, rejected: Rejected, maybe_stored: bool, doubt: _Doubt
+    ) -> tuple[Refusal, ...] | None:
         if not self._splits:
             return (self._refuse(None, 0, request.samples, rejected, maybe_stored),)
         fields = request.fields()
@@ -164,7 +197,7 @@ class Courier:
         refusals: list[Refusal] = []
         while not search.over:
             start, stop = search.start, search.stop
-            sent = await self._send(cut(fields[start:stop], request.tenant))
+            sent = await self._send(cut(fields[start:stop], request.tenant), doubt)
             if sent is None:
                 return None
             outcome, again = sent
@@ -176,28 +209,42 @@ class Courier:
                 search.decide()
             if whole or search.refused():
                 refusals.append(self._refuse(fields, start, stop, outcome, maybe_stored or again))
-        return tuple(refusals)
+                if outcome.status == _DOUBTFUL:
+                    doubt.tries = _TRIES_ONCE_KNOWN
+        return _mark_followed(refusals, fields)
 
-    async def _send(self, request: Request) -> tuple[Delivered | Rejected, bool] | None:
+    async def _send(self, request: Request, doubt: _Doubt) -> tuple[Delivered | Rejected, bool] | None:
         """Send until there is a clear answer, and tell whether a try before had none; None when it was to stop."""
         failures = doubtful = 0
         maybe_stored = False
         self._trying += 1
+        self._turn += 1
+        turn = self._turn
         try:
             while not self._stopping.is_set():
                 outcome = await self.post(request, failures)
                 doubtful = doubtful + 1 if outcome.status == _DOUBTFUL else 0
-                outcome = await self.doubt(outcome, doubtful)
+                if doubtful and self._is_time_to_judge(request, doubtful, doubt):
+                    outcome = await self._judge(outcome, request.tenant)
                 if not isinstance(outcome, RetryLater):
                     return outcome, maybe_stored
                 failures += 1
-                self._failing += failures == 1
+                if failures == 1:
+                    self._turn += 1
+                    self._failing[turn] = self._turn
                 maybe_stored = maybe_stored or outcome.status != HTTPStatus.TOO_MANY_REQUESTS
                 await self._pause(outcome, failures, request)
         finally:
             self._trying -= 1
-            self._failing -= failures > 0
+            self._failing.pop(turn, None)
         return None
+
+    def _is_time_to_judge(self, request: Request, doubtful: int, doubt: _Doubt) -> bool:
+        now_s = self._pace.clock_s()
+        if doubt.since_s is None:
+            doubt.since_s = now_s
+        patience_s = _PATIENCE_PAUSES * self._pace.max_backoff_s
+        return doubtful >= doubt.tries and (request.samples > 1 or now_s >= doubt.since_s + patience_s)
 
     async def _pause(self, outcome: RetryLater, failures: int, request: Request) -> None:
         wait_s = self._pace.delay_s(failures, outcome.after_s)
@@ -229,3 +276,19 @@ class Courier:
             retry_in_s=round(wait_s, 3),
             samples=samples,
         )
+
+
+def _mark_followed(refusals: list[Refusal], fields: list[bytes]) -> tuple[Refusal, ...]:
+    """Mark samples that are followed by a newer one of their series in the request that was refused as a whole.
+
+    A receiver that stores the good part may have both since then, and no longer take the older one.
+    """
+    if not refusals:
+        return ()
+    newest = {cut_field(one)[0]: at for at, one in enumerate(fields)}
+    return tuple(
+        replace(refusal, maybe_stored=True)
+        if refusal.stop - refusal.start == 1 and newest[cut_field(fields[refusal.start])[0]] > refusal.start
+        else refusal
+        for refusal in refusals
+    )

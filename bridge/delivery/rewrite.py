@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from bridge.delivery.age import TOO_OLD, without_old
 from bridge.delivery.relabel import Verdict
 from bridge.delivery.taken import EVERYTHING, take_fields
 from bridge.journal.rows import RELABEL_DUPLICATE, Entry
@@ -57,19 +58,27 @@ class Row(NamedTuple):
     """By reason."""
 
 
-def prepare(entry: Entry, rules: TargetRules) -> Row | None:
-    """Give the row as the target gets it, None when it is damaged; a row that no rule changes keeps its bytes."""
+def prepare(entry: Entry, rules: TargetRules, oldest_ms: int | None = None) -> Row | None:
+    """Give the row as the target gets it, None when it is damaged; a row that no rule changes keeps its bytes.
+
+    Samples from before `oldest_ms` are dropped.
+    """
     if entry.damaged or entry.kinds & ~rules.takes:
-        return None if entry.damaged else _prepare_taken(entry, rules)
+        return None if entry.damaged else _prepare_taken(entry, rules, oldest_ms)
     try:
         size = snappy_block.declared_length(entry.body)
         if size > MOST_ROW_BYTES:
             return None
         tenant = rules.tenant_of(entry.group) if rules.tenant_of else ""
-        if rules.relabel is None:
+        if rules.relabel is None and oldest_ms is None:
             return Row(entry.body, None, entry.samples, size, tenant, _NONE)
         data = snappy_block.decompress(entry.body, MOST_ROW_BYTES)
-        fields, dropped = relabel_fields(split_series(data), rules.relabel)
+        all_fields = split_series(data)
+        fields = all_fields if oldest_ms is None else without_old(all_fields, oldest_ms)
+        dropped = {TOO_OLD: len(all_fields) - len(fields)} if len(fields) < len(all_fields) else _NONE
+        if rules.relabel is not None:
+            fields, by_rules = relabel_fields(fields, rules.relabel)
+            dropped = {**dropped, **by_rules} if dropped else by_rules
     except (ValueError, IndexError):
         return None
     joined = b"".join(fields)
@@ -78,7 +87,7 @@ def prepare(entry: Entry, rules: TargetRules) -> Row | None:
     return Row(b"", joined, len(fields), len(joined), tenant, dropped)
 
 
-def _prepare_taken(entry: Entry, rules: TargetRules) -> Row | None:
+def _prepare_taken(entry: Entry, rules: TargetRules, oldest_ms: int | None) -> Row | None:
     """Give the row of which the target does not take everything."""
     try:
         fields, missing = take_fields(split_series(snappy_block.decompress(entry.body, MOST_ROW_BYTES)), rules.takes)
@@ -87,7 +96,7 @@ def _prepare_taken(entry: Entry, rules: TargetRules) -> Row | None:
     for reason in missing:
         rules.note_missing(reason)
     body = snappy_block.compress(b"".join(fields))
-    row = prepare(replace(entry, body=body, samples=len(fields), kinds=entry.kinds & rules.takes), rules)
+    row = prepare(replace(entry, body=body, samples=len(fields), kinds=entry.kinds & rules.takes), rules, oldest_ms)
     return row and row._replace(dropped={**row.dropped, **missing})
 
 

@@ -27,6 +27,8 @@ GATHER_S = 0.05
 """A request that was not full is followed by the next one no sooner: a request costs as much as several pushes."""
 _CALM_S = 10.0
 """So long after the last backlog the shards for it are given up."""
+MAX_ROWS = 50_000
+"""From the first that is not settled on; a crash sends them again. While one request fails the others go on so far."""
 _NO_RULES = TargetRules()
 
 
@@ -43,8 +45,12 @@ class Options:
     max_shards: int = 50
     min_backoff_s: float = MIN_BACKOFF_S
     max_backoff_s: float = MAX_BACKOFF_S
+    batch_send_deadline_s: float = 5.0
+    """How long a request waits to be full while there is a backlog."""
     on_rejected: OnRejected = "split"
     rules: TargetRules = _NO_RULES
+    oldest_ms: Callable[[], int] | None = None
+    """Samples from before this time are dropped as they are read; None when age does not matter."""
 
 
 class Reader(Protocol):
@@ -93,14 +99,16 @@ class Sender:
         sleep: Callable[[float], Coroutine[None, None, None]],
         random_01: Callable[[], float],
         cursor: int = 0,
+        sent_before: int = 0,
         options: Options | None = None,
         probe: Callable[[], Request] | None = None,
     ) -> None:
         """Start behind `cursor`, the newest confirmed sequence number; `url` is for logs only.
 
         `hand_out(target, seq)` is told what has been taken before anything else may run. `wait_for_work(seq)` returns
-        once the journal has something behind `seq`, or `hold` something new. `clock_s` is monotonic; `random_01` gives
-        numbers from 0 to 1. `probe` is the courier's.
+        once the journal has something behind `seq`, or `hold` something new. Rows up to `sent_before` may have been
+        sent before, by one that did not come to confirm them. `clock_s` is monotonic; `random_01` gives numbers from 0
+        to 1. `probe` is the courier's.
         """
         self._name = name
         self._reader = reader
@@ -111,31 +119,44 @@ class Sender:
         self._observer = observer
         self._clock_s, self._sleep, self._random_01 = clock_s, sleep, random_01
         self._seq, self._next_read_s = cursor, 0.0
-        self._options = options = options or Options()
-        self._prepare_s = self._latency_s = self._calm_since_s = 0.0
+        self._options = options or Options()
+        self._prepare_s = self._latency_s = self._calm_since_s = self._flushed_s = 0.0
+        self._progress = asyncio.Event()
         self._stopping = asyncio.Event()
         self._log = ThrottledLog(name, url, clock_s)
-        self._pace = Pace(clock_s, self._sleep_unless_stopped, random_01, options.min_backoff_s, options.max_backoff_s)
-        self._courier = Courier(
-            name,
+        self._window = Window(sent_before)
+        self._courier = self._make_courier(client, probe)
+        self._shards = self._make_shards()
+        self._confirmations = Confirmations(name, cursor, confirm, self._journal_failed)
+
+    def _make_courier(self, client: Client, probe: Callable[[], Request] | None) -> Courier:
+        options = self._options
+        self._pace = Pace(
+            self._clock_s, self._sleep_unless_stopped, self._random_01, options.min_backoff_s, options.max_backoff_s
+        )
+        return Courier(
+            self._name,
             client=client,
-            observer=observer,
+            observer=self._observer,
             log=self._log,
             pace=self._pace,
             stopping=self._stopping,
+            progress=self._progress,
             on_rejected=options.on_rejected,
             probe=probe,
         )
-        self._window = Window()
-        self._shards = Shards(
+
+    def _make_shards(self) -> Shards:
+        options = self._options
+        return Shards(
             self._courier.settle,
             self._settled,
             number=options.min_shards,
             max_samples=options.max_samples_per_send,
             max_body_bytes=options.max_body_bytes,
             capacity=options.capacity,
+            progress=self._progress,
         )
-        self._confirmations = Confirmations(name, cursor, confirm, self._journal_failed)
 
     @property
     def shards(self) -> int:
@@ -163,8 +184,11 @@ class Sender:
     async def _deliver(self) -> None:
         while not self._stopping.is_set():
             await self._confirmations.room()
-            if self._shards.full or self._courier.stuck:
+            if self._blocked:
                 await self._unless_stopped(self._make_room())
+                continue
+            if self._shards.number > self._options.min_shards and self._clock_s() > self._calm_since_s + _CALM_S:
+                await self._unless_stopped(self._shards.resize(self._options.min_shards))
                 continue
             await self._repeat(drained=False)
             await self._read_next()
@@ -195,7 +219,7 @@ class Sender:
             await asyncio.sleep(0)
             return True
         outcome = await self._courier.post(request, self._held_failures)
-        outcome = await self._courier.doubt(outcome, self._held_failures + 1)
+        outcome = await self._courier.judge(outcome, self._held_failures + 1, request.tenant)
         if isinstance(outcome, RetryLater):
             self._held_failures += 1
             wait_s = self._pace.delay_s(self._held_failures, outcome.after_s)
@@ -233,8 +257,9 @@ class Sender:
         if not entries:
             await self._wait_for_rows()
             return
+        oldest_ms = self._options.oldest_ms() if self._options.oldest_ms is not None else None
         for entry in entries:
-            self._take(entry)
+            self._take(entry, oldest_ms)
         self._seq = entries[-1].seq
         self._hand_out(self._name, self._seq)
         self._confirm()
@@ -249,8 +274,8 @@ class Sender:
             # What was packed goes out before the next piece is read.
             await asyncio.sleep(0)
 
-    def _take(self, entry: Entry) -> None:
-        row = prepare(entry, self._options.rules)
+    def _take(self, entry: Entry, oldest_ms: int | None) -> None:
+        row = prepare(entry, self._options.rules, oldest_ms)
         if row is not None:
             try:
                 if row.samples:
@@ -263,16 +288,28 @@ class Sender:
         self._log.error("journal_entries_damaged", last_seq=entry.seq, samples=entry.samples)
         self._window.open(entry.seq, 0, {"damaged": entry.samples})
 
+    @property
+    def _blocked(self) -> bool:
+        # What is read while nothing gets through could not be dropped any more when the journal is full.
+        return self._shards.full or self._courier.stuck or len(self._window) >= MAX_ROWS
+
     async def _make_room(self) -> None:
         """Wait until more may be read, and have more shards when that is what is missing."""
-        # What is read while nothing gets through could not be dropped any more when the journal is full.
-        while self._courier.stuck:
-            await self._shards.change()
-        await self._shards.room()
+        full = self._shards.full
+        while self._blocked:
+            # Others may still join what is not full yet, so it is sent only where it has waited for long.
+            if self._shards.at_rest:
+                self._shards.flush()
+            elif self._clock_s() >= self._flushed_s + self._options.batch_send_deadline_s:
+                self._flushed_s = self._clock_s()
+                self._shards.flush_idle()
+            self._progress.clear()
+            await self._progress.wait()
+        self._calm_since_s = self._clock_s()
         self._latency_s = average(self._latency_s, self._courier.latency_s)
         options, now = self._options, self._shards.number
         wanted = wanted_shards(now, self._latency_s, self._prepare_s, options.min_shards, options.max_shards)
-        if wanted != now and not self._courier.troubled:
+        if full and wanted != now and not self._courier.troubled:
             await self._shards.resize(wanted)
 
     async def _wait_for_rows(self) -> None:
@@ -280,8 +317,6 @@ class Sender:
         if self._window or self._confirmations.waits:
             await self._unless_stopped(self._all_confirmed(), self._wait_for_work(self._seq))
             return
-        if self._shards.number > self._options.min_shards and self._clock_s() > self._calm_since_s + _CALM_S:
-            await self._shards.resize(self._options.min_shards)
         if await self._repeat(drained=True):
             return
         if (pause_s := self._next_repeat_s - self._clock_s()) > 0:

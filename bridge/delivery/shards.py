@@ -5,13 +5,18 @@ business, what becomes of the rows the window's.
 """
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from zlib import crc32
 
-from bridge.delivery.batch import Packer, Request
+from bridge.delivery.batch import Packer, Request, separate
 from bridge.delivery.rewrite import Row
 from bridge.delivery.window import Refusal
+
+_CLEAN_ROWS = 20
+"""So many rows of a suspect have to pass before it is none any more."""
+_MOST_SUSPECTS = 10_000
 
 Settle = Callable[[Request], Coroutine[None, None, Sequence[Refusal] | None]]
 
@@ -19,7 +24,14 @@ Settle = Callable[[Request], Coroutine[None, None, Sequence[Refusal] | None]]
 @dataclass(slots=True)
 class _Shard:
     packer: Packer
-    queue: "asyncio.Queue[Request | None]"
+    queue: "asyncio.Queue[Request | None]" = field(default_factory=asyncio.Queue)
+    left: int = 0
+    """Requests that wait or are in flight."""
+
+    def put(self, requests: Sequence[Request]) -> None:
+        self.left += len(requests)
+        for request in requests:
+            self.queue.put_nowait(request)
 
 
 class Shards:
@@ -34,8 +46,9 @@ class Shards:
         max_samples: int,
         max_body_bytes: int,
         capacity: int,
+        progress: asyncio.Event,
     ) -> None:
-        """`settle` gives None when the sender is to stop; `settled` is told of every other end.
+        """`settle` gives None when the sender is to stop; `settled` and `progress` are told of every other end.
 
         `capacity` bounds the samples of each shard that are taken and not settled.
         """
@@ -46,7 +59,9 @@ class Shards:
         self._shards: list[_Shard] = []
         self._active = number
         self._taken = 0
-        self._changed = asyncio.Event()
+        self._progress = progress
+        self._suspects: dict[bytes, int] = {}
+        """Groups of which something was refused lately, and how many rows still have to pass."""
         self._running: list[asyncio.Task[None]] = []
 
     @property
@@ -70,33 +85,37 @@ class Shards:
         Raise ValueError, with nothing taken, for a damaged one.
         """
         shard = self._shards[crc32(group) % self._active if self._active > 1 else 0]
-        requests = shard.packer.add(seq, row)
+        requests = shard.packer.add(seq, row, group)
         self._taken += row.samples
-        for request in requests:
-            shard.queue.put_nowait(request)
+        shard.put(requests)
 
     def flush(self) -> None:
         """Send what is there, full or not."""
         for shard in self._shards:
-            for request in shard.packer.flush():
-                shard.queue.put_nowait(request)
+            shard.put(shard.packer.flush())
+
+    def flush_idle(self) -> None:
+        """Send what is there in shards that have nothing to do."""
+        for shard in self._shards:
+            if not shard.left:
+                shard.put(shard.packer.flush())
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no shard has anything to do."""
+        return not any(shard.left for shard in self._shards)
 
     @property
     def full(self) -> bool:
         """Whether no more may be taken."""
         return self._taken >= self._active * self._capacity
 
-    async def room(self) -> None:
-        """Send what is there and return when more may be taken."""
-        self.flush()
-        while self.full:
-            await self.change()
-
     async def emptied(self) -> None:
         """Send what is there and return when all of it is settled."""
         self.flush()
         while not self.idle:
-            await self.change()
+            self._progress.clear()
+            await self._progress.wait()
 
     async def resize(self, number: int) -> None:
         """Have another number, once all is settled: otherwise a group's rows would be in two queues."""
@@ -112,22 +131,39 @@ class Shards:
             shard.queue.put_nowait(None)
         await asyncio.gather(*self._running)
 
-    async def change(self) -> None:
-        """Return when the next request is settled."""
-        self._changed.clear()
-        await self._changed.wait()
-
     def _grow(self) -> None:
         while len(self._shards) < self._active:
-            shard = _Shard(Packer(*self._limits), asyncio.Queue())
+            shard = _Shard(Packer(*self._limits))
             self._shards.append(shard)
             self._running.append(self._tasks.create_task(self._run(shard)))
 
     async def _run(self, shard: _Shard) -> None:
         while (request := await shard.queue.get()) is not None:
-            refusals = await self._settle(request)
-            if refusals is None:
-                return
-            self._taken -= request.samples
-            self._settled(request, refusals)
-            self._changed.set()
+            for part in separate(request, self._suspects) if self._suspects else (request,):
+                refusals = await self._settle(part)
+                if refusals is None:
+                    return
+                self._taken -= part.samples
+                self._settled(part, refusals)
+                if refusals or self._suspects:
+                    self._watch(part, refusals)
+                self._progress.set()
+            shard.left -= 1
+            self._progress.set()
+
+    def _watch(self, request: Request, refusals: Sequence[Refusal]) -> None:
+        """Note which groups something was refused of; what is refused as a whole says nothing of any."""
+        marks = [refusal.start for refusal in refusals if refusal.stop - refusal.start == 1]
+        start = 0
+        for share in request.shares:
+            at = bisect_left(marks, start)
+            start += share.samples
+            if at < len(marks) and marks[at] < start:
+                self._suspects.pop(share.group, None)
+                self._suspects[share.group] = _CLEAN_ROWS
+            elif share.group in self._suspects:
+                self._suspects[share.group] -= 1
+                if not self._suspects[share.group]:
+                    del self._suspects[share.group]
+        while len(self._suspects) > _MOST_SUSPECTS:
+            del self._suspects[next(iter(self._suspects))]

@@ -4,11 +4,12 @@ Requests end in any order, the cursor only moves over rows of which every sample
 """
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from bridge.delivery.batch import Request
+from bridge.delivery.outcome import Rejected
 from bridge.journal.rows import BY_RULES, DeadLetter, Settled
 from bridge.wire import snappy_block
 
@@ -41,8 +42,9 @@ class _Row:
 class Window:
     """Rows in their order, from the first that is not settled on."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, sent_before: int = 0) -> None:
+        """Begin with nothing; rows up to `sent_before` may have been sent before the start, with nobody to know."""
+        self._sent_before = sent_before
         self._rows: deque[_Row] = deque()
         self._by_seq: dict[int, _Row] = {}
 
@@ -58,15 +60,17 @@ class Window:
 
     def settle(self, request: Request, refusals: Sequence[Refusal] = ()) -> None:
         """Note the end of a request: everything in it is delivered but for the refusals, which are in order."""
-        start = 0
+        start = at = 0
         for share in request.shares:
             row = self._by_seq[share.seq]
             row.left -= share.samples
             row.delivered += share.samples
             stop = start + share.samples
-            for refusal in refusals:
-                if refusal.start < stop and start < refusal.stop:
-                    _refuse(row, refusal, start, stop, request.tenant)
+            while at < len(refusals) and refusals[at].start < stop:
+                self._refuse(row, refusals[at], (start, stop), request.tenant)
+                if refusals[at].stop > stop:
+                    break
+                at += 1
             start = stop
 
     def take(self) -> list[Settled]:
@@ -78,14 +82,42 @@ class Window:
             done.append(row)
         return [_join(list(rows)) for _, rows in groupby(done, key=_fate)]
 
+    def _refuse(self, row: _Row, refusal: Refusal, span: tuple[int, int], tenant: str) -> None:
+        """Count what a refusal costs a row whose samples in the request are those of `span`."""
+        first, last = max(span[0], refusal.start), min(span[1], refusal.stop)
+        maybe_stored = refusal.maybe_stored or row.seq <= self._sent_before
+        row.delivered -= last - first
+        row.words = row.words or refusal.words
+        if refusal.fields is None:
+            row.dropped = Counter(row.dropped) + Counter({f"http_{refusal.status}": last - first})
+            return
+        body = snappy_block.compress(b"".join(refusal.fields[first - refusal.start : last - refusal.start]))
+        row.letters.append(DeadLetter(row.seq, last - first, refusal.status, refusal.words, maybe_stored, body, tenant))
+
 
 def _join(rows: Sequence[_Row]) -> Settled:
     dropped: Counter[str] = Counter()
     for row in rows:
         if row.dropped:
             dropped.update(row.dropped)
-    letters = tuple(letter for row in rows for letter in row.letters)
+    letters = tuple(_put_together([letter for row in rows for letter in row.letters]))
     return Settled(rows[0].seq, rows[-1].seq, sum(row.delivered for row in rows), dropped, rows[0].words, letters)
+
+
+def _put_together(letters: Sequence[DeadLetter]) -> Iterator[DeadLetter]:
+    """Make one of neighbours that were refused together: a wrong password would write one for each push."""
+    for (whole, *_), some in groupby(letters, key=_circumstances):
+        alike = list(some)
+        if not whole or len(alike) == 1:
+            yield from alike
+            continue
+        body = snappy_block.join([letter.body for letter in alike])
+        yield replace(alike[0], samples=sum(letter.samples for letter in alike), body=body)
+
+
+def _circumstances(letter: DeadLetter) -> tuple[bool, int, str, bool, str]:
+    whole = Rejected(letter.status, letter.words, letter.reason).concerns_all
+    return whole, letter.status, letter.words, letter.maybe_stored, letter.tenant
 
 
 def _fate(row: _Row) -> tuple[frozenset[str], str]:
@@ -93,17 +125,3 @@ def _fate(row: _Row) -> tuple[frozenset[str], str]:
     if not row.words and not row.dropped and not row.letters:
         return _DELIVERED
     return frozenset(row.dropped) - BY_RULES | {letter.reason for letter in row.letters}, row.words
-
-
-def _refuse(row: _Row, refusal: Refusal, start: int, stop: int, tenant: str) -> None:
-    """Count what a refusal costs a row whose samples in the request are from `start` to `stop`."""
-    first, last = max(start, refusal.start), min(stop, refusal.stop)
-    row.delivered -= last - first
-    row.words = row.words or refusal.words
-    if refusal.fields is None:
-        row.dropped = Counter(row.dropped) + Counter({f"http_{refusal.status}": last - first})
-        return
-    body = snappy_block.compress(b"".join(refusal.fields[first - refusal.start : last - refusal.start]))
-    row.letters.append(
-        DeadLetter(row.seq, last - first, refusal.status, refusal.words, refusal.maybe_stored, body, tenant)
-    )

@@ -208,10 +208,10 @@ class Committer:
         before_ms = self._now_ms() - life_ms
         await self.submit(lambda _: self._journal.trim_runs(before_ms))
 
-    async def trim_letters(self, retention_ms: int, most_samples: int) -> None:
-        """Forget dead letters that are older, and the oldest over the bound."""
+    async def trim_letters(self, retention_ms: int) -> None:
+        """Forget dead letters that are older."""
         before_ms = self._now_ms() - retention_ms
-        trim = partial(letter_table.trim, before_ms=before_ms, most_samples=most_samples)
+        trim = partial(letter_table.trim, before_ms=before_ms)
         await self.submit(lambda _: self._journal.change_letters(trim))
 
     async def delete_letters(self, ids: Sequence[int]) -> int:

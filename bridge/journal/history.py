@@ -98,6 +98,13 @@ class History:
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 
+    def dead_letters_kept(self) -> dict[str, int]:
+        """Samples in the dead letters that are kept, by target. Raise JournalUnavailableError."""
+        try:
+            return letter_table.count(self._connection)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
     def dead_letter(self, letter_id: int) -> DeadLetter | None:
         """Give one dead letter, None when it is not kept. Raise JournalUnavailableError."""
         try:

@@ -7,19 +7,18 @@ decided elsewhere.
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import takewhile
 
 from bridge.journal.rows import DeadLetter
 
 _COLUMNS = "seq, samples, status, words, maybe_stored, body, tenant, target, at_ms, id"
 _TRIM_ROWS = 1000
-# The newest letters within the bound stay: a letter goes when those behind it fill the bound alone.
-_SURPLUS = """DELETE FROM dead_letters WHERE id <= (SELECT coalesce(max(id), 0) FROM
-    (SELECT id, sum(samples) OVER (ORDER BY id DESC) AS behind FROM dead_letters) WHERE behind > ?)"""
+_OLDEST = """SELECT id, at_ms, samples, length(body) + length(words) FROM dead_letters ORDER BY id LIMIT ?"""
 _DELETED_AT_ONCE = 500
 
 
-def write(connection: sqlite3.Connection, letters: Iterable[DeadLetter]) -> None:
-    """Add dead letters. Raise sqlite3.Error."""
+def write(connection: sqlite3.Connection, letters: Iterable[DeadLetter], most_samples: int, most_bytes: int) -> None:
+    """Add dead letters; the oldest over the bounds go. Raise sqlite3.Error."""
     connection.executemany(
         f"INSERT INTO dead_letters ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",  # noqa: S608
         [
@@ -37,6 +36,7 @@ def write(connection: sqlite3.Connection, letters: Iterable[DeadLetter]) -> None
             for letter in letters
         ],
     )
+    _trim_surplus(connection, most_samples, most_bytes)
 
 
 def find_newest(connection: sqlite3.Connection, target: str | None, before_id: int, limit: int) -> list[DeadLetter]:
@@ -56,19 +56,36 @@ def find(connection: sqlite3.Connection, letter_id: int) -> DeadLetter | None:
 
 def count(connection: sqlite3.Connection) -> dict[str, int]:
     """Samples in the dead letters that are kept, by target. Raise sqlite3.Error."""
-    return dict(connection.execute("SELECT target, sum(samples) FROM dead_letters GROUP BY target").fetchall())
+    return dict(connection.execute("SELECT target, samples FROM dead_letter_totals").fetchall())
 
 
-def trim(connection: sqlite3.Connection, before_ms: int, most_samples: int) -> int:
-    """Delete those that are older, and the oldest over the bound; give how many. Raise sqlite3.Error."""
-    old = connection.execute(
-        "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE at_ms < ? ORDER BY id LIMIT ?)",
-        (before_ms, _TRIM_ROWS),
-    ).rowcount
-    (samples,) = connection.execute("SELECT coalesce(sum(samples), 0) FROM dead_letters").fetchone()
-    if samples <= most_samples:
-        return old
-    return old + connection.execute(_SURPLUS, (most_samples,)).rowcount
+def trim(connection: sqlite3.Connection, before_ms: int) -> int:
+    """Delete the oldest as far as they are older than this, not very many at a time; give how many.
+
+    Raise sqlite3.Error.
+    """
+    oldest = connection.execute(_OLDEST, (_TRIM_ROWS,)).fetchall()
+    ids = [letter_id for letter_id, *_ in takewhile(lambda row: row[1] < before_ms, oldest)]
+    return _delete_through(connection, ids[-1]) if ids else 0
+
+
+def _trim_surplus(connection: sqlite3.Connection, most_samples: int, most_bytes: int) -> None:
+    totals = connection.execute("SELECT coalesce(sum(samples), 0), coalesce(sum(bytes), 0) FROM dead_letter_totals")
+    samples, size = totals.fetchone()
+    while samples > most_samples or size > most_bytes:
+        oldest = connection.execute(_OLDEST, (_TRIM_ROWS,)).fetchall()
+        if not oldest:
+            return
+        through = 0
+        for letter_id, _, its_samples, its_bytes in oldest:
+            if samples <= most_samples and size <= most_bytes:
+                break
+            through, samples, size = letter_id, samples - its_samples, size - its_bytes
+        _delete_through(connection, through)
+
+
+def _delete_through(connection: sqlite3.Connection, letter_id: int) -> int:
+    return connection.execute("DELETE FROM dead_letters WHERE id <= ?", (letter_id,)).rowcount
 
 
 def delete(connection: sqlite3.Connection, ids: Sequence[int]) -> int:

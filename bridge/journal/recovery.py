@@ -251,7 +251,8 @@ def _salvage(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
     (seen,) = target.execute(
         "SELECT coalesce(max(seq), 0) FROM (SELECT max(seq) AS seq FROM journal"
         " UNION ALL SELECT max(seq) FROM groups"
-        " UNION ALL SELECT max(last_seq) FROM keys UNION ALL SELECT max(last_seq) FROM deliveries)"
+        " UNION ALL SELECT max(last_seq) FROM keys UNION ALL SELECT max(last_seq) FROM deliveries"
+        " UNION ALL SELECT max(seq) FROM dead_letters)"
     ).fetchone()
     state = (
         ("last_seq", max(last_seq, seen)),

@@ -15,6 +15,7 @@ FILE_NAME = "journal.db"
 # a group's own seq do not.
 # journal.kinds: bits of what the body holds besides plain samples, so that nobody has to look.
 # runs.closed is 1 once the group has ended; -1 stands for what a run does not say.
+# dead_letter_totals is kept by triggers: what is kept is known without looking at all of it.
 # meta.last_seq keeps sequence numbers from being given out again after the newest rows were removed.
 TABLES = {
     "journal": """CREATE TABLE journal (
@@ -63,6 +64,10 @@ TABLES = {
         maybe_stored INTEGER NOT NULL,
         tenant TEXT NOT NULL,
         body BLOB NOT NULL)""",
+    "dead_letter_totals": """CREATE TABLE dead_letter_totals (
+        target TEXT PRIMARY KEY NOT NULL,
+        samples INTEGER NOT NULL,
+        bytes INTEGER NOT NULL)""",
     "keys": """CREATE TABLE keys (
         grp BLOB NOT NULL,
         key TEXT NOT NULL,
@@ -109,7 +114,16 @@ READ_CURSORS = """SELECT CAST(target AS BLOB), CAST(seq AS INTEGER), CAST(start_
 READ_PARTS = """SELECT crc, CAST(families AS BLOB), CAST(heads AS BLOB) FROM group_parts
     WHERE grp = ? ORDER BY position"""
 
+_LETTER_BYTES = 100
+"""Of a dead letter, besides its body and words."""
 FILL = (
+    f"""CREATE TRIGGER dead_letter_comes AFTER INSERT ON dead_letters BEGIN
+        INSERT INTO dead_letter_totals
+        VALUES (new.target, new.samples, length(new.body) + length(new.words) + {_LETTER_BYTES})
+        ON CONFLICT (target) DO UPDATE SET samples = samples + excluded.samples, bytes = bytes + excluded.bytes; END""",  # noqa: S608
+    f"""CREATE TRIGGER dead_letter_goes AFTER DELETE ON dead_letters BEGIN
+        UPDATE dead_letter_totals SET samples = samples - old.samples,
+        bytes = bytes - length(old.body) - length(old.words) - {_LETTER_BYTES} WHERE target = old.target; END""",  # noqa: S608
     "CREATE INDEX journal_arrival ON journal (arrival_ms)",
     "CREATE INDEX keys_at ON keys (at_ms)",
     "CREATE INDEX runs_start ON runs (start_ms)",

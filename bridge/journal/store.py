@@ -21,6 +21,8 @@ from bridge.journal.rows import Batch, CursorRow, GroupRow, KeyRow, PartRow, Rec
 _LOW_DISK_BYTES = 1 << 20
 _MAX_RESERVE_PAGES = 64
 _PRIMARY_CODE = 0xFF
+_LETTERS_SHARE = 4
+"""Dead letters take up one part in so many of the file: what is refused must not keep pushes out."""
 
 
 class Journal:
@@ -39,8 +41,8 @@ class Journal:
         self.recovery = recovery
         """What was done about a damaged file, None when the file was healthy or new."""
         self._lock = lock
-        self.max_bytes = max_bytes
-        """The bound of the file."""
+        self.max_bytes, self.most_letters = max_bytes, 100_000
+        """The bounds of the file, and of samples kept as dead letters."""
         self._failed = False
         self._changes = 0
         self._use(connection)
@@ -115,7 +117,8 @@ class Journal:
                 self._connection.execute("UPDATE meta SET value = ? WHERE name = 'tick_ms'", (batch.tick_ms,))
             if batch.cursors:
                 cursor_table.write(self._connection, batch.cursors)
-            letter_table.write(self._connection, batch.letters)
+            if batch.letters:
+                letter_table.write(self._connection, batch.letters, self.most_letters, self.max_bytes // _LETTERS_SHARE)
             notes.write(self._connection, batch)
             self._used = self._used_pages()
             full = bool(batch.records) and self.full
@@ -210,7 +213,7 @@ class Journal:
             raise self._translate(error) from error
 
     def used_bytes(self) -> int:
-        """Bytes of the file that held something after the newest change; free pages inside it do not count."""
+        """Bytes of the file that held something after the newest change, without free pages inside it."""
         return self._used * self._page_size
 
     def oldest_seq(self) -> int | None:

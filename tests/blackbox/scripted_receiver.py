@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -74,6 +74,9 @@ class Request:
         """Of remote_write, by the Content-Type."""
         return "2.0" if self.headers.get("content-type") == _V2_TYPE else "1.0"
 
+    good: tuple[Stored, ...] = ()
+    """What is stored although the request was refused."""
+
     @property
     def kept(self) -> bool:
         """Whether its samples are stored."""
@@ -84,15 +87,48 @@ class Request:
             return False
         return step.status in range(200, 300) and step.raw is None and step.resets_at is None and not step.held
 
+    @property
+    def stored(self) -> tuple[Stored, ...]:
+        """Those of its samples that are stored."""
+        return self.samples if self.kept else self.good
+
+
+def refused_with(sample: Stored) -> int:
+    """Status for a sample that asks to be refused by its label `refuse`, 0 for others."""
+    return int(dict(sample.series).get("refuse", 0))
+
 
 class ScriptedReceiver:
-    """Listens on one port while it is up; may go down and come up again there. 204 once the script is used up."""
+    """Listens on one port while it is up; may go down and come up again there.
 
-    def __init__(self, *script: Step, up: bool = True, then: Step | None = None) -> None:
-        """Take a port; listen at once if `up`. Answer like `then` once the script is used up."""
-        self._then = then or Step()
+    Once the script is used up the answer is 204 unless something is bad: a sample whose label `refuse` says with which
+    status, and, if it is `ordered`, one that is not newer than its series (the same once more is not bad). Then it
+    stores nothing of the request, as Prometheus does, or, if it is `partial`, all else, as Mimir and Thanos do.
+    """
+
+    def __init__(
+        self,
+        *script: Step,
+        up: bool = True,
+        then: Step | None = None,
+        partial: bool = False,
+        ordered: bool = True,
+        delay_s: float = 0.0,
+    ) -> None:
+        """Take a port; listen at once if `up`. The other settings are for what comes behind the script.
+
+        Then every request is answered like `then` if it is given, whatever is in it.
+        """
+        self._then = then
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api/v1/write"
+        self._partial = partial
+        self._ordered = ordered
+        self._newest: dict[Series, Stored] = {}
+        self._delay_s = delay_s
+        self._in_flight = 0
+        self.most_in_flight = 0
+        """How many requests were being answered at the same time, at the most."""
         self._script = deque(script)
         self._requests: list[Request] = []
         self._changed = threading.Condition()
@@ -139,7 +175,7 @@ class ScriptedReceiver:
 
     def stored(self, *, repeats: bool = False) -> list[Stored]:
         """Return the stored samples, in order of arrival; repeats of the default hold only if they are asked for."""
-        stored = [sample for request in self.requests() if request.kept for sample in request.samples]
+        stored = [sample for request in self.requests() for sample in request.stored]
         return stored if repeats else without_repeats(stored)
 
     def wait_for(self, good: Callable[[list[Request]], bool], within_s: float = 30.0) -> list[Request]:
@@ -181,7 +217,8 @@ class ScriptedReceiver:
             data += _read(connection)
         head, _, body = data.partition(b"\r\n\r\n")
         with self._changed:
-            step = self._script.popleft() if self._script else self._then
+            scripted = self._script.popleft() if self._script else self._then
+        step = scripted or Step()
         length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
         wanted = length if step.resets_at is None else int(length * step.resets_at)
         while len(body) < wanted:
@@ -192,20 +229,42 @@ class ScriptedReceiver:
         if readable:
             message = _decode(body, request.version)
             request = replace(request, message=message, samples=tuple(_samples(message)))
-        self._note(request)
+        with self._changed:
+            if scripted is None:
+                step, good = self._by_samples(request.samples)
+                request = replace(request, step=step, good=good)
+            self._requests.append(request)
+            self._changed.notify_all()
         if step.resets_at is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
         with self._changed:
-            if self._changed.wait_for(lambda: self._listener is None, None if step.held else step.delay_s):
+            self._in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self._in_flight)
+            down = self._changed.wait_for(lambda: self._listener is None, None if step.held else step.delay_s)
+            self._in_flight -= 1
+            if down:
                 return False
         connection.sendall(_answer_bytes(step, request) if step.raw is None else step.raw)
         return step.raw is None
 
-    def _note(self, request: Request) -> None:
-        with self._changed:
-            self._requests.append(request)
-            self._changed.notify_all()
+    def _by_samples(self, samples: Sequence[Stored]) -> tuple[Step, tuple[Stored, ...]]:
+        newest = dict(self._newest)
+        good: list[Stored] = []
+        faults: list[tuple[int, bytes]] = []
+        for sample in samples:
+            last = newest.get(sample.series)
+            if status := refused_with(sample):
+                faults.append((status, f"refused with {status}".encode()))
+            elif self._ordered and last is not None and sample.timestamp_ms <= last.timestamp_ms and sample != last:
+                faults.append((400, b"out of order sample"))
+            else:
+                newest[sample.series] = sample
+                good.append(sample)
+        if faults and not self._partial:
+            return Step(*faults[0], delay_s=self._delay_s), ()
+        self._newest = newest
+        return Step(*(faults[0] if faults else (204, b"")), delay_s=self._delay_s), tuple(good)
 
     def __enter__(self) -> Self:
         """Hand over the receiver."""

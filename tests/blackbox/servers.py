@@ -154,6 +154,8 @@ def agent(tmp: Path, *flags: str, config: str | None = None, port: int | None = 
     port = port or free_port()
     tmp.mkdir(parents=True, exist_ok=True)
     arguments = [f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={tmp / 'storage'}"]
+    # Pushes are made large by long labels.
+    arguments.append("--push.max-label-value-length=0")
     if config is not None:
         config_path = tmp / "pushbridge.yml"
         config_path.write_text(config, encoding="utf-8")

@@ -308,7 +308,7 @@ def test_metadata_can_be_left_out(tmp_path: Path) -> None:
 def test_label_limits_come_before_everything(tmp_path: Path) -> None:
     """A grouping label that is too long leaves no trace, not even a failure time; the setting lifts the limit."""
     path = f"/metrics/job/j/team/{'v' * 2049}"
-    with agent(tmp_path / "default") as server:
+    with agent(tmp_path / "limited", "--push.max-label-value-length=2048") as server:
         status, text = send(Request("PUT", path, b"x 1\n"), server)
         assert status == 400
         assert "value of label team has 2049 bytes, more than push.max_label_value_length=2048" in text

@@ -246,6 +246,7 @@ async def running(
     on_rejected: OnRejected = "drop",
     rules: TargetRules | None = None,
     probe: Callable[[], Request] | None = None,
+    oldest_ms: Callable[[], int] | None = None,
     options: Options | None = None,
 ) -> AsyncIterator[Bench]:
     """Run a sender for target "t" against `url`; cancel it at the end if it still runs."""
@@ -265,7 +266,10 @@ async def running(
             sleep=clock.sleep,
             random_01=lambda: 1.0,
             cursor=cursor,
-            options=options or Options(max_samples, max_bytes, on_rejected=on_rejected, rules=rules or TargetRules()),
+            options=options
+            or Options(
+                max_samples, max_bytes, on_rejected=on_rejected, rules=rules or TargetRules(), oldest_ms=oldest_ms
+            ),
             probe=probe,
         )
         task = asyncio.create_task(sender.run())
