@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from functools import cache, partial
 
 import structlog
 
@@ -20,9 +21,11 @@ from bridge.config.units import split_address
 from bridge.delivery.batch import Request
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.connect import connect
+from bridge.delivery.metadata import MetadataSender, MetadataTimes
 from bridge.delivery.negotiation import Negotiation
+from bridge.delivery.rewrite import TargetRules
 from bridge.delivery.sender import Options, Sender
-from bridge.delivery.target import rules_of_target
+from bridge.delivery.target import rules_of_target, speaks_version_2
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.flatten import FlattenOptions
 from bridge.heartbeat import Heartbeat
@@ -30,7 +33,9 @@ from bridge.hold import HoldTimes, TargetHold
 from bridge.journal.committer import Committer
 from bridge.journal.history import History
 from bridge.journal.reader import JournalReader
+from bridge.journal.rows import CUSTOM_IN_RW1, NATIVE_DISABLED
 from bridge.journal.store import Journal
+from bridge.limits import LabelLimits
 from bridge.pipeline import PushOptions
 from bridge.restore import load_groups, load_ledger, load_schedule
 from bridge.rules import Rules
@@ -49,6 +54,10 @@ _PROBE_INTERVAL_S = 1.0
 _FIRST_LOOK_S = 10.0
 _STOP_HTTP_S = 4.0
 _STOP_SENDERS_S = 3.0
+_WANTED = {
+    NATIVE_DISABLED: "send_native_histograms: true",
+    CUSTOM_IN_RW1: "protobuf_message: io.prometheus.write.v2.Request",
+}
 
 
 def wall_ms() -> int:
@@ -104,6 +113,7 @@ class Agent:
             observer=self.telemetry,
         )
         self._readers = [JournalReader(self._journal.path)]
+        self._metadata: list[MetadataSender] = []
         self._history = History(self._journal.path)
         times = HoldTimes(int(config.push.hold_interval * 1000), int(config.push.forget_after * 1000))
         self._timekeeper = Timekeeper(self.committer, times, now_ms)
@@ -115,8 +125,7 @@ class Agent:
         self.stopping = asyncio.Event()
         options = self._push_options()
         self._site = self._make_site(options)
-        intake = Intake(self.committer, options, self.telemetry, now_ms)
-        self._files = Files(config, socket.gethostname(), intake)
+        self._files = Files(config, socket.gethostname(), Intake(self.committer, options, self.telemetry, now_ms))
         self.telemetry.registry.register(FileCollector(self._files.facts))
         self._heartbeat.add(lambda _: self._files.facts())
 
@@ -128,6 +137,10 @@ class Agent:
             accept_timestamps=push.timestamps == "accept",
             utf8_names=push.enable_utf8_names,
             max_series=push.max_series_per_push,
+            limits=LabelLimits(
+                push.max_label_names_per_series, push.max_label_name_length, push.max_label_value_length
+            ),
+            custom_buckets=not config.remote_write or any(map(speaks_version_2, config.remote_write)),
         )
         ttl_ms = lambda grouping: rules.ttl_ms(grouping, push.default_ttl)  # noqa: E731
         return PushOptions(flatten, push.max_body_bytes, ttl_ms, rules.tenant)
@@ -166,7 +179,12 @@ class Agent:
                 for target in self.config.remote_write
             ]
             sending = [asyncio.create_task(sender.run()) for sender in senders]
-            services = (self._look_after_journal(), self._files.run(), self._keep_time())
+            services = (
+                self._look_after_journal(),
+                self._files.run(),
+                self._keep_time(),
+                *(metadata.run() for metadata in self._metadata),
+            )
             keeping = [asyncio.create_task(service) for service in services]
             _log.info("started", url=self.url, targets=len(senders), storage=str(self.config.storage.path))
             started(self.url)
@@ -214,7 +232,8 @@ class Agent:
         queue = target.queue_config
         max_samples = queue.max_samples_per_send
         rules, utf8_names = self.committer.schedule.rules, self.config.push.enable_utf8_names
-        target_rules = rules_of_target(target, rules, utf8_names=utf8_names)
+        note_missing = cache(partial(_note_missing, target.target))
+        target_rules = rules_of_target(target, rules, utf8_names=utf8_names, note_missing=note_missing)
         hold = TargetHold(
             self.committer.groups,
             lambda: self.committer.newest_tick,
@@ -222,6 +241,8 @@ class Agent:
             lambda at_ms: self._heartbeat.points(at_ms, rules.tenant_at_target),
             target_rules,
         )
+        if target.metadata_config.send and not speaks_version_2(target):
+            self._metadata.append(self._metadata_sender(target, client, target_rules))
         return Sender(
             target.target,
             target.url,
@@ -247,6 +268,21 @@ class Agent:
                 rules=target_rules,
             ),
             probe=lambda: Request(self._heartbeat.probe(self._now_ms()), 1),
+        )
+
+    def _metadata_sender(self, target: RemoteWrite, client: RemoteWriteClient, rules: TargetRules) -> MetadataSender:
+        times, queue = target.metadata_config, target.queue_config
+        return MetadataSender(
+            target.target,
+            target.url,
+            MetadataTimes(times.send_interval, times.max_samples_per_send, queue.min_backoff, queue.max_backoff),
+            live=self.committer.groups.live,
+            tenant_of=rules.tenant_of,
+            client=client,
+            observer=self.telemetry,
+            clock_s=time.monotonic,
+            sleep=asyncio.sleep,
+            random_01=random.random,
         )
 
     async def _keep_time(self) -> None:
@@ -276,6 +312,10 @@ class Agent:
                     )
             except PushRefusedError as error:
                 _log.debug("journal_unavailable", error=str(error))
+
+
+def _note_missing(target: str, reason: str) -> None:
+    _log.warning("native_histograms_not_sent", target=target, reason=reason, want=_WANTED[reason])
 
 
 def listen(address: str) -> socket.socket:

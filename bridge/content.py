@@ -5,11 +5,12 @@ of groups.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bridge.exposition.template import Template
-from bridge.model import MetricType
+from bridge.model import Exemplar, MetricType
+from bridge.wire.histogram import stale_like
 from bridge.wire.remote_write import cut_doubles, pack_doubles, unpack_doubles
 
 
@@ -68,6 +69,10 @@ class Content:
     """The values, eight bytes each as they are sent; a tuple of floats takes four times as much memory."""
     timestamps: tuple[int | None, ...] | None = None
     """Explicit timestamps in ms, None when no sample has one."""
+    histograms: tuple[bytes | None, ...] | None = None
+    """Messages of the series that have a native histogram in place of a value, None when there are none."""
+    exemplars: Mapping[int, tuple[Exemplar, ...]] | None = None
+    """Of the series at these positions, None when there are none; sent with the push and not kept."""
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -78,6 +83,21 @@ class Content:
         """Count the series."""
         return len(self.shape.heads)
 
+    def points(self) -> Sequence[bytes]:
+        """What is sent of each series: the bytes of its value, or the message of its histogram."""
+        doubles = cut_doubles(self.doubles)
+        if self.histograms is None:
+            return doubles
+        return [message or double for message, double in zip(self.histograms, doubles, strict=True)]
+
+    def kept(self) -> "Content":
+        """What a group keeps of it."""
+        return self if self.exemplars is None else replace(self, exemplars=None)
+
+    def repeats(self, other: "Content") -> bool:
+        """Whether it differs from another content in nothing but values and times; histograms are more than that."""
+        return self.shape is other.shape and self.histograms is None and other.histograms is None
+
     def without(self, names: frozenset[str]) -> "Content | None":
         """Leave out these families; None when nothing stays."""
         if self.shape.names <= names:
@@ -86,10 +106,12 @@ class Content:
             return self
         shape, kept = self.shape.without(names)
         doubles, stamps = cut_doubles(self.doubles), self.timestamps
+        messages = [self.histograms[i] for i in kept] if self.histograms else ()
         return Content(
             shape,
             b"".join([doubles[i] for i in kept]),
             tuple(stamps[i] for i in kept) if stamps else None,
+            tuple(messages) if any(messages) else None,
         )
 
     def untimed_heads(self) -> tuple[bytes, ...]:
@@ -97,6 +119,17 @@ class Content:
         if self.timestamps is None:
             return self.shape.heads
         return tuple(head for head, stamp in zip(self.shape.heads, self.timestamps, strict=True) if stamp is None)
+
+
+def histogram_markers(parts: Iterable[Content]) -> dict[bytes, bytes]:
+    """The markers that end the series of these parts whose values are native histograms, by head."""
+    return {
+        head: stale_like(message)
+        for part in parts
+        if part.histograms is not None
+        for head, message in zip(part.shape.heads, part.histograms, strict=True)
+        if message is not None
+    }
 
 
 def repeat(parts: Iterable[Content], body: bytes, format_: str) -> Content | None:

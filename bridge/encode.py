@@ -12,10 +12,21 @@ from math import isnan
 
 from bridge.content import Content, FamilyShape, make_shape
 from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Change, Group, GroupId, gauge_doubles, gauge_seconds
-from bridge.journal.rows import NEVER_MS, GroupRow, PartRow, Record
+from bridge.journal.rows import (
+    CUSTOM_BUCKETS,
+    EXEMPLARS,
+    NATIVE_HISTOGRAMS,
+    NEVER_MS,
+    GroupRow,
+    PartRow,
+    Record,
+)
+from bridge.model import Exemplar
 from bridge.wire import snappy_block
-from bridge.wire.head import decode_sample, encode_sample, encode_samples, labels_of, split_heads
-from bridge.wire.remote_write import DOUBLE_BYTES, STALE_NAN, cut_doubles, pack_doubles, split_series
+from bridge.wire.head import decode_sample, encode_samples, is_sample, labels_of, split_heads
+from bridge.wire.histogram import all_plain, cut_messages, is_custom, join_messages
+from bridge.wire.points import encode_field
+from bridge.wire.remote_write import DOUBLE_BYTES, STALE_NAN, pack_doubles, split_series
 
 ROW_SAMPLES = 2000
 """Most samples in one row: what one remote_write request carries by default (protocol.md section 0)."""
@@ -26,33 +37,55 @@ _SECOND_MS = 1000
 def encode_change(change: Change) -> list[Record]:
     """Rows for the journal: markers first, since what ended did so before what came instead, push-time gauges last."""
     group, content, ended = change.group, change.content, change.ended
-    heads, doubles, stamps = content.shape.heads, cut_doubles(content.doubles), content.timestamps
+    heads, points, stamps, exemplars = content.shape.heads, content.points(), content.timestamps, content.exemplars
     if ended:
-        heads, doubles = (*ended, *heads), (*(STALE_NAN,) * len(ended), *doubles)
+        markers = change.markers or {}
+        heads = *ended, *heads
+        points = *(markers.get(head, STALE_NAN) for head in ended), *points
     if change.gauges:
-        heads, doubles = (*heads, *group.id.gauge_heads), (*doubles, *gauge_doubles(group))
+        heads, points = (*heads, *group.id.gauge_heads), (*points, *gauge_doubles(group))
     if stamps:
         stamps = (*(None,) * len(ended), *stamps, *(None,) * (len(heads) - len(ended) - len(stamps)))
+    if exemplars:
+        exemplars = {at + len(ended): some for at, some in exemplars.items()}
+    plain = not (exemplars or change.markers or content.histograms)
     records: list[Record] = []
     for start in range(0, len(heads), ROW_SAMPLES):
         chunk = slice(start, start + ROW_SAMPLES)
-        data = _encode_points(heads[chunk], doubles[chunk], group.last_ms, stamps[chunk] if stamps else None)
-        samples = min(ROW_SAMPLES, len(heads) - start)
-        records.append(Record(group.last_ms, group.id.key, change.operation, samples, snappy_block.compress(data)))
+        parts = heads[chunk], points[chunk], stamps[chunk] if stamps else None
+        if plain or (not exemplars and all_plain(parts[1])):
+            data, kinds = _encode_plain(*parts, group.last_ms), 0
+        else:
+            some = {at - start: more for at, more in (exemplars or {}).items() if start <= at < start + ROW_SAMPLES}
+            data, kinds = _encode_all(*parts, group.last_ms, some)
+        samples, body = len(parts[0]), snappy_block.compress(data)
+        records.append(Record(group.last_ms, group.id.key, change.operation, samples, body, kinds))
     return records
 
 
-def _encode_points(
-    heads: Sequence[bytes], doubles: Sequence[bytes], arrival_ms: int, stamps: Sequence[int | None] | None
+def _encode_plain(
+    heads: Sequence[bytes], points: Sequence[bytes], stamps: Sequence[int | None] | None, arrival_ms: int
 ) -> bytes:
     if stamps is None:
-        return encode_samples(heads, doubles, arrival_ms)
-    return b"".join(
-        [
-            encode_sample(head, double, arrival_ms if stamp is None else stamp)
-            for head, double, stamp in zip(heads, doubles, stamps, strict=True)
-        ]
-    )
+        return encode_samples(heads, points, arrival_ms)
+    return _encode_all(heads, points, stamps, arrival_ms, {})[0]
+
+
+def _encode_all(
+    heads: Sequence[bytes],
+    points: Sequence[bytes],
+    stamps: Sequence[int | None] | None,
+    arrival_ms: int,
+    exemplars: Mapping[int, Sequence[Exemplar]],
+) -> tuple[bytes, int]:
+    """Fields one by one, and what kinds they are of."""
+    fields: list[bytes] = []
+    kinds = EXEMPLARS if exemplars else 0
+    for at, (head, point, stamp) in enumerate(zip(heads, points, stamps or (None,) * len(heads), strict=True)):
+        fields.append(encode_field(head, point, arrival_ms if stamp is None else stamp, exemplars.get(at, ())))
+        if len(point) != DOUBLE_BYTES:
+            kinds |= CUSTOM_BUCKETS if is_custom(point) else NATIVE_HISTOGRAMS
+    return b"".join(fields), kinds
 
 
 def encode_group(group: Group, stored: Group | None) -> GroupRow:
@@ -73,21 +106,24 @@ def encode_group(group: Group, stored: Group | None) -> GroupRow:
 
 
 def _same_form(one: Content, other: Content) -> bool:
-    return one.shape is other.shape and one.timestamps is other.timestamps
+    return one.shape is other.shape and one.timestamps is other.timestamps and one.histograms is other.histograms
 
 
 def _encode_part(part: Content) -> PartRow:
+    """Its families, then, each in a line and where there are some, timestamps and histograms."""
     families = part.shape.header
-    if part.timestamps is not None:
+    if part.timestamps is not None or part.histograms is not None:
         families += b"\n" + json.dumps(part.timestamps, separators=(",", ":")).encode()
+    if part.histograms is not None:
+        families += b"\n" + snappy_block.compress(join_messages(part.histograms))
     return PartRow(families, snappy_block.compress(b"".join(part.shape.heads)))
 
 
 def samples_of(body: bytes) -> dict[bytes, float]:
-    """Head and value of every sample of a row; ValueError when the body is damaged."""
+    """Head and value of every plain sample of a row; ValueError when the body is damaged."""
     fields = split_series(snappy_block.decompress(body, _PART_LIMIT_BYTES))
     try:
-        return {head: value for head, value, _ in map(decode_sample, fields)}
+        return {head: value for head, value, _ in map(decode_sample, filter(is_sample, fields))}
     except (IndexError, struct.error) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -145,16 +181,20 @@ def decode_group(row: GroupRow, group_id: GroupId) -> Group:
 def _decode_parts(row: GroupRow) -> Iterator[Content]:
     at = 0
     for part in row.parts or ():
-        header, _, stamps_json = part.families.partition(b"\n")
+        header, _, more = part.families.partition(b"\n")
+        stamps_json, _, packed = more.partition(b"\n")
         heads = split_heads(snappy_block.decompress(part.heads, _PART_LIMIT_BYTES))
         shape = make_shape(_decode_families(header), heads)
-        stamps = tuple(json.loads(stamps_json)) if stamps_json else None
+        times = json.loads(stamps_json) if stamps_json else None
+        stamps = None if times is None else tuple(times)
+        messages = tuple(cut_messages(snappy_block.decompress(packed, _PART_LIMIT_BYTES))) if packed else None
         end = at + DOUBLE_BYTES * len(heads)
         if end > len(row.doubles) or sum(family.stop - family.start for family in shape.families) != len(heads):
             raise ValueError(f"a stored part has {len(heads)} series, its families or values are more or less")
-        if stamps is not None and len(stamps) != len(heads):
-            raise ValueError(f"a stored part has {len(heads)} series, {len(stamps)} timestamps")
-        yield Content(shape, row.doubles[at:end], stamps)
+        for found, what in ((stamps, "timestamps"), (messages, "histograms")):
+            if found is not None and len(found) != len(heads):
+                raise ValueError(f"a stored part has {len(heads)} series, {len(found)} {what}")
+        yield Content(shape, row.doubles[at:end], stamps, messages)
         at = end
     if at != len(row.doubles):
         raise ValueError(f"stored parts have {at} bytes of values, the group {len(row.doubles)}")

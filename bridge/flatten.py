@@ -5,16 +5,18 @@ rules of remote_write 1.0. Pure; what other groups hold is `bridge.groups`' busi
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bridge.content import Content, FamilyShape, make_content, make_shape
+from bridge.content import Content, FamilyShape, make_shape
 from bridge.errors import BadPushError, TooLargeError
 from bridge.exposition.floats import canonical_bucket_label
 from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, spell_series
-from bridge.model import Family, Labels, Sample
+from bridge.limits import LabelLimits
+from bridge.model import Family, Labels, NativeHistogram, Sample
 from bridge.wire.head import make_head
-from bridge.wire.remote_write import label_bytes
+from bridge.wire.histogram import CUSTOM_SCHEMA, encode_histogram
+from bridge.wire.remote_write import label_bytes, pack_doubles
 
 _LEGACY_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _OWN_GAUGES = frozenset({PUSH_TIME, PUSH_FAILURE_TIME})
@@ -37,6 +39,9 @@ class FlattenOptions:
     accept_timestamps: bool = True
     utf8_names: bool = False
     max_series: int = 100_000
+    limits: LabelLimits = LabelLimits()  # noqa: RUF009 - frozen
+    custom_buckets: bool = True
+    """Whether anybody takes native histograms with custom buckets."""
 
 
 def flatten(families: Sequence[Family], grouping: Labels, options: FlattenOptions, now_ms: int) -> Content:
@@ -47,7 +52,7 @@ def flatten(families: Sequence[Family], grouping: Labels, options: FlattenOption
     """
     families = [family for family in families if family.name not in _OWN_GAUGES]
     check_suffixes({family.name: family.type for family in families})
-    count = sum(len(family.samples) for family in families)
+    count = sum(len(family.samples) + len(family.histograms) for family in families)
     if count > options.max_series:
         raise TooLargeError(
             "too_many_series", f"push has {count} series, more than push.max_series_per_push={options.max_series}"
@@ -57,27 +62,55 @@ def flatten(families: Sequence[Family], grouping: Labels, options: FlattenOption
     seen: dict[bytes, Sample] = {}
     base = dict(grouping)
     for family in families:
-        if family.histograms:
-            raise BadPushError(
-                "native_histogram",
-                f"native histogram {family.name!r}: native histograms are not delivered yet; push a histogram with "
-                "classic buckets",
-            )
         start = len(heads)
         spell = _bucket_speller(family, canonical=options.canonical_bucket_labels)
-        for sample in family.samples:
+        for sample in _samples(family, options):
             _check_sample(sample, options, now_ms)
-            head = make_head(label_bytes(_labels(sample, base, options, spell)))
+            labels = _labels(sample, base, options, spell)
+            head = make_head(label_bytes(labels))
+            options.limits.check(head, len(labels), sample.line)
             if head in seen:
                 raise _twice(head, seen[head], sample)
             seen[head] = sample
             heads.append(head)
         shapes.append(FamilyShape(family.name, family.type, family.help, start, len(heads), family.unit))
-    samples = [sample for family in families for sample in family.samples]
-    shape = make_shape(shapes, heads)
+    samples = tuple(seen.values())
     stamps = tuple(sample.timestamp_ms for sample in samples)
-    values = tuple(sample.value for sample in samples)
-    return make_content(shape, values, stamps if any(stamp is not None for stamp in stamps) else None)
+    exemplars = {at: sample.exemplars for at, sample in enumerate(samples) if sample.exemplars}
+    return Content(
+        make_shape(shapes, heads),
+        pack_doubles(tuple(sample.value for sample in samples)),
+        stamps if any(stamp is not None for stamp in stamps) else None,
+        _messages(families) if any(family.histograms for family in families) else None,
+        exemplars or None,
+    )
+
+
+def _samples(family: Family, options: FlattenOptions) -> Iterable[Sample]:
+    """The family's samples; a native histogram comes behind them as one more, whose value stands for nothing."""
+    yield from family.samples
+    for histogram in family.histograms:
+        _check_histogram(histogram, options)
+        yield Sample(histogram.name, histogram.labels, 0.0, histogram.timestamp_ms, exemplars=histogram.exemplars)
+
+
+def _check_histogram(histogram: NativeHistogram, options: FlattenOptions) -> None:
+    if histogram.schema == CUSTOM_SCHEMA and not options.custom_buckets:
+        raise BadPushError(
+            "custom_buckets",
+            f"native histogram {histogram.name!r} has custom buckets (schema {CUSTOM_SCHEMA}), which only remote_write "
+            "2.0 can carry, and no target speaks it; set protobuf_message: io.prometheus.write.v2.Request for one, or "
+            "push classic buckets alone",
+        )
+
+
+def _messages(families: Sequence[Family]) -> tuple[bytes | None, ...]:
+    """The histogram of each series, in the order of `_samples`."""
+    messages: list[bytes | None] = []
+    for family in families:
+        messages += [None] * len(family.samples)
+        messages += map(encode_histogram, family.histograms)
+    return tuple(messages)
 
 
 def _labels(
@@ -102,6 +135,9 @@ def _check_sample(sample: Sample, options: FlattenOptions, now_ms: int) -> None:
     for name, _ in sample.labels:
         if name.startswith("__") or not (options.utf8_names or _LEGACY_LABEL.fullmatch(name)):
             raise _inconsistent(sample, f"{sample.name}: improper label name {name!r}")
+    for exemplar in sample.exemplars:
+        if exemplar.timestamp_ms is not None:
+            _check_time(f"{sample.name}: timestamp of an exemplar", exemplar.timestamp_ms, sample, now_ms)
     if sample.timestamp_ms is None:
         return
     if not options.accept_timestamps:
@@ -110,10 +146,14 @@ def _check_sample(sample: Sample, options: FlattenOptions, now_ms: int) -> None:
             "pushed metrics are invalid or inconsistent with existing metrics: pushed metrics must not have "
             f"timestamps (push.timestamps is reject){_at(sample)}",
         )
-    if sample.timestamp_ms > now_ms + FUTURE_LIMIT_MS:
+    _check_time(f"{sample.name}: timestamp", sample.timestamp_ms, sample, now_ms)
+
+
+def _check_time(what: str, stamp_ms: int, sample: Sample, now_ms: int) -> None:
+    if stamp_ms > now_ms + FUTURE_LIMIT_MS:
         raise BadPushError(
             "future",
-            f"{sample.name}: timestamp {sample.timestamp_ms} ms is more than 10 minutes ahead of now "
+            f"{what} {stamp_ms} ms is more than 10 minutes ahead of now "
             f"({now_ms} ms){_at(sample)}; timestamps are milliseconds since 1970",
         )
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bridge.content import EMPTY, Content
+from bridge.content import EMPTY, Content, histogram_markers
 from bridge.errors import BadPushError
 from bridge.journal.rows import NEVER_MS, Operation
 from bridge.model import Labels
@@ -19,6 +19,10 @@ from bridge.wire.remote_write import cut_doubles, label_bytes, pack_doubles
 LOOKBACK_MS = 5 * 60 * 1000
 """How long an instant query sees a sample: what is sent once stays known for as long."""
 PUSH_TIME, PUSH_FAILURE_TIME = "push_time_seconds", "push_failure_time_seconds"
+GAUGE_HELP = {
+    PUSH_TIME: "Last Unix time when changing this group in the Pushgateway succeeded.",
+    PUSH_FAILURE_TIME: "Last Unix time when changing this group in the Pushgateway failed.",
+}
 RUN_PREFIX = "pushbridge_run_"
 """Begins the names of what is said of a run, by whoever runs the job: a PUT of the job itself does not replace it."""
 _SEPARATOR = b"\xff"
@@ -93,10 +97,12 @@ class Change:
     ended: tuple[bytes, ...] = ()
     gauges: bool = True
     """Whether the group's two push-time gauges are sent."""
+    markers: Mapping[bytes, bytes] | None = None
+    """What ends a series when that is not the marker of a plain one."""
 
 
 def _repeats(one: Content, other: Content) -> bool:
-    return one.shape is other.shape and one.timestamps is None and other.timestamps is None
+    return one.repeats(other) and one.timestamps is None and other.timestamps is None
 
 
 def gauge_seconds(group: Group) -> tuple[float, float]:
@@ -149,15 +155,18 @@ def store(group: Group, content: Content, now_ms: int, *, replace_all: bool, ttl
     staying = (
         [run for part in group.parts if (run := _run_of(part, content)) is not None] if replace_all else group.parts
     )
+    held = content.kept()
     if any(part.shape is content.shape for part in staying):
-        parts = tuple([content if part.shape is content.shape else part for part in staying])
+        parts = tuple([held if part.shape is content.shape else part for part in staying])
     else:
         kept = [part for old in staying if (part := old.without(content.shape.names)) is not None]
         _check_kept(kept, content)
-        parts = (*kept, content) if content.shape.families else tuple(kept)
+        parts = (*kept, held) if content.shape.families else tuple(kept)
     expires_ms = NEVER_MS if ttl_ms == NEVER_MS else arrival_ms + (ttl_ms or LOOKBACK_MS)
     after = Group(group.id, arrival_ms, arrival_ms, group.failure_ms, True, parts, expires_ms, ttl_ms > 0)
-    return Change("put" if replace_all else "post", after, content, ended_between(group.parts, parts))
+    ended = ended_between(group.parts, parts)
+    markers = histogram_markers(group.parts) if ended else None
+    return Change("put" if replace_all else "post", after, content, ended, markers=markers)
 
 
 def _run_of(part: Content, content: Content) -> Content | None:
@@ -207,7 +216,7 @@ def delete(group: Group, now_ms: int) -> Change:
     if group.live:
         ended = (*ended, *group.id.gauge_heads)
     after = Group(group.id, last_ms=next_ms(group, now_ms))
-    return Change("delete", after, ended=ended, gauges=False)
+    return Change("delete", after, ended=ended, gauges=False, markers=histogram_markers(group.parts))
 
 
 def refuse(group: Group, now_ms: int) -> Change:

@@ -7,19 +7,20 @@ nothing is sent here, and nothing that is repeated is journaled: it follows from
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from bridge.content import histogram_markers
 from bridge.delivery.rewrite import TargetRules, first_of_each, relabel_points
+from bridge.delivery.taken import take_points
 from bridge.groups import Change, Group, delete, ended_between, gauge_doubles, next_ms
 from bridge.journal.rows import NEVER_MS
 from bridge.registry import Groups
 from bridge.wire import snappy_block
-from bridge.wire.head import encode_samples
-from bridge.wire.remote_write import cut_doubles
+from bridge.wire.points import encode_fields
 
 _NO_RULES = TargetRules()
 _MOST_LOOKED_AT = 4
 """So many requests full of series are looked at for one: rules may drop all of them, and others want their turn."""
 Points = tuple[Sequence[bytes], Sequence[bytes]]
-"""Heads and doubles of series."""
+"""Heads of series, and the bytes of their values: doubles, or messages of native histograms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,11 @@ def end(group: Group, now_ms: int) -> Change:
     # What is emitted once is out of sight by now, and a marker would be a sample where there was none.
     ended = ended_between(group.parts, ()) if group.hold else ()
     after = replace(group, last_ms=next_ms(group, now_ms) if ended else group.last_ms, parts=(), expires_ms=0)
-    return Change("expire", after, ended=ended, gauges=False)
+    return Change("expire", after, ended=ended, gauges=False, markers=histogram_markers(group.parts))
 
 
 def held_points(group: Group, at_ms: int) -> Points:
-    """Heads and doubles that the group repeats at a point of the grid; none when it has something newer.
+    """Heads and values that the group repeats at a point of the grid; none when it has something newer.
 
     The push times are repeated for as long as the group is known. Samples with timestamps of their own are not.
     """
@@ -66,12 +67,12 @@ def held_points(group: Group, at_ms: int) -> Points:
         for part in group.parts:
             if part.timestamps is None:
                 heads += part.shape.heads
-                doubles += cut_doubles(part.doubles)
+                doubles += part.points()
             else:
                 untimed = [at for at, stamp in enumerate(part.timestamps) if stamp is None]
-                pieces = cut_doubles(part.doubles)
+                points = part.points()
                 heads += [part.shape.heads[at] for at in untimed]
-                doubles += [pieces[at] for at in untimed]
+                doubles += [points[at] for at in untimed]
     return heads, doubles
 
 
@@ -141,7 +142,8 @@ class Round:
             all_heads, all_doubles = self._points(position)
             stop = offset + min(self.max_samples - len(heads), left)
             part = all_heads[offset:stop]
-            more_heads, more_doubles = relabel_points(part, all_doubles[offset:stop], self.rules.relabel)
+            taken = take_points(part, all_doubles[offset:stop], self.rules.takes)
+            more_heads, more_doubles = relabel_points(*taken, self.rules.relabel)
             heads += more_heads
             doubles += more_doubles
             looked_at = looked_at or bool(part)
@@ -152,7 +154,7 @@ class Round:
             return None
         if self.rules.relabel is not None:
             heads, doubles = first_of_each(heads, doubles)
-        block = snappy_block.compress(encode_samples(heads, doubles, self.tick.at_ms))
+        block = snappy_block.compress(encode_fields(heads, doubles, self.tick.at_ms))
         return HeldRequest(block, len(heads), tenant)
 
     def _tenant(self, position: int) -> str:

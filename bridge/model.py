@@ -36,6 +36,16 @@ def sorted_labels(labels: Labels) -> Labels:
 
 
 @dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One observation behind a sample, with labels that lead to it."""
+
+    labels: Labels
+    value: float
+    timestamp_ms: int | None = None
+    """None when the sample's own time applies."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One float value of one series, as the body spells it."""
 
@@ -48,6 +58,7 @@ class Sample:
     """Explicit timestamp in ms since the epoch, None when the push's own time applies."""
     line: int = 0
     """1-based line of the body, 0 when the format has no lines."""
+    exemplars: tuple[Exemplar, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class NativeHistogram:
-    """One native histogram; integer histograms use the deltas, float ones the absolute counts."""
+    """One native histogram; integer histograms use the deltas and whole counts, float ones the absolute counts."""
 
     name: str
     labels: Labels
@@ -77,6 +88,10 @@ class NativeHistogram:
     positive_deltas: tuple[int, ...]
     positive_counts: tuple[float, ...]
     is_float: bool
+    is_gauge: bool = False
+    custom_values: tuple[float, ...] = ()
+    """Upper bounds of custom buckets (schema -53), without the infinite one."""
+    exemplars: tuple[Exemplar, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from bridge.journal.rows import NEVER_MS, KeyRow
 from bridge.journal.staging import Staging
 from bridge.model import Labels, MetricType
 from bridge.registry import check_foreign
+from bridge.wire.head import labels_of
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -95,6 +96,7 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
     # Before all else: not even that it was refused may go to a tenant that is not the group's.
     check_tenant(push.grouping, options)
     key, terms = _key_of(push.grouping), push.terms
+    _check_new_group(committer.groups.get(key), options)
     conflicts: tuple[tuple[str, MetricType, MetricType], ...] = ()
     try:
         body = await _beside(len(push.body), decode_body, push.body, push.content_encoding, options.max_body_bytes)
@@ -127,6 +129,13 @@ async def _beside(size_bytes: int, work: Callable[_P, _R], *args: _P.args, **kwa
     if size_bytes < _LONG_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def _check_new_group(group: Group, options: PushOptions) -> None:
+    """Refuse a group whose own gauges would be over a limit, as its series would; raises BadPushError."""
+    if not group.live:
+        for head in group.id.gauge_heads:
+            options.flatten.limits.check(head, len(labels_of(head)))
 
 
 def check_tenant(grouping: Labels, options: PushOptions) -> None:

@@ -142,6 +142,15 @@ class Telemetry:
         self.retried_samples = Counter(
             "pushbridge_samples_retried", "Samples that were sent again.", ["target"], registry=own
         )
+        self.metadata = Counter(
+            "pushbridge_metadata_sent", "Families whose type, help and unit the target took.", ["target"], registry=own
+        )
+        self.metadata_failures = Counter(
+            "pushbridge_metadata_failed",
+            "Families whose type, help and unit the target did not take; they are sent again at the next interval.",
+            ["target", "reason"],
+            registry=own,
+        )
 
     @cache  # noqa: B019 - one Telemetry lives as long as the process, and looking a child up costs more than counting
     def pushes_of(self, method: str, outcome: str, reason: str) -> Counter:
@@ -188,6 +197,14 @@ class Telemetry:
     def retried(self, target: str, samples: int) -> None:
         """Count samples that go out again."""
         self.retried_samples.labels(target).inc(samples)
+
+    def metadata_sent(self, target: str, families: int) -> None:
+        """Count families whose metadata arrived."""
+        self.metadata.labels(target).inc(families)
+
+    def metadata_failed(self, target: str, reason: str, families: int) -> None:
+        """Count families whose metadata did not arrive."""
+        self.metadata_failures.labels(target, reason).inc(families)
 
     def repeated(self, target: str, reason: str, samples: int) -> None:
         """Count repeats: design.md section 3.2 keeps them apart from what is journaled."""

@@ -4,10 +4,11 @@ import struct
 
 from hypothesis import strategies as st
 
-from bridge.content import Content, FamilyShape, make_content, make_shape
-from bridge.model import Family, Labels, MetricType, Sample
+from bridge.content import Content, FamilyShape, make_shape
+from bridge.model import Exemplar, Family, Labels, MetricType, NativeHistogram, Sample, Span
 from bridge.wire.head import labels_of, make_head
-from bridge.wire.remote_write import STALE_NAN, label_bytes
+from bridge.wire.histogram import CUSTOM_SCHEMA, encode_histogram
+from bridge.wire.remote_write import STALE_NAN, label_bytes, pack_doubles
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 """Unicode scalar values: what valid UTF-8 can say."""
@@ -32,9 +33,54 @@ def labels(
     return st.dictionaries(names, values, min_size=min_size, max_size=4).map(lambda pairs: tuple(pairs.items()))
 
 
+_SPANS = st.lists(st.builds(Span, st.integers(0, 5), st.integers(0, 3)), max_size=3).map(tuple)
+_COUNTS = st.integers(0, 2**63 - 1)
+
+
+@st.composite
+def native_histograms(draw: st.DrawFn) -> NativeHistogram:
+    """What a receiver takes: whole or float, exponential or custom buckets, with populations that make up the count."""
+    is_float, schema = draw(st.booleans()), draw(st.sampled_from([-4, 0, 3, 8, CUSTOM_SCHEMA]))
+    custom = schema == CUSTOM_SCHEMA
+    positive, negative = draw(_SPANS), () if custom else draw(_SPANS)
+    sizes = [sum(span.length for span in spans) for spans in (positive, negative)]
+    some = st.integers(0, 1000) | st.integers(0, 2**40)
+    populations = [draw(st.lists(some, min_size=size, max_size=size)) for size in sizes]
+    deltas = [tuple(now - before for before, now in zip((0, *each), each, strict=False)) for each in populations]
+    counts = [tuple(map(float, each)) for each in populations]
+    zero = 0 if custom else draw(some)
+    last = sum(span.offset + span.length for span in positive)
+    count = zero + sum(map(sum, populations))
+    return NativeHistogram(
+        "x",
+        (),
+        None,
+        float(count) if is_float else count,
+        draw(st.floats()),
+        schema,
+        0.0 if custom else draw(st.floats(0, 1)),
+        float(zero) if is_float else zero,
+        negative,
+        () if is_float else deltas[1],
+        counts[1] if is_float else (),
+        positive,
+        () if is_float else deltas[0],
+        counts[0] if is_float else (),
+        is_float=is_float,
+        is_gauge=draw(st.booleans()),
+        custom_values=tuple(float(at) for at in range(last)) if custom else (),
+    )
+
+
+EXEMPLARS = st.builds(Exemplar, labels(), st.floats(), st.none() | INT64)
+
+
 @st.composite
 def contents(draw: st.DrawFn) -> Content:
-    """What any push may bring: families of any text, values of any bits, explicit timestamps on some, all or none."""
+    """What any push may bring.
+
+    Families of any text, values of any bits, native histograms, explicit timestamps and exemplars on some, all or none.
+    """
     names = draw(st.lists(WORDS, unique=True, max_size=3))
     shapes: list[FamilyShape] = []
     heads: list[bytes] = []
@@ -42,11 +88,23 @@ def contents(draw: st.DrawFn) -> Content:
         start = len(heads)
         series = draw(st.lists(labels(_BODY_NAMES, WORDS), max_size=3, unique_by=frozenset))
         heads.extend(make_head(label_bytes([("__name__", name), *pairs])) for pairs in series)
-        shapes.append(FamilyShape(name, draw(st.sampled_from(TYPES)), draw(TEXTS), start, len(heads), draw(TEXTS)))
+        kind, unit = draw(st.sampled_from(TYPES)), draw(st.just("") | TEXTS)
+        shapes.append(FamilyShape(name, kind, draw(TEXTS), start, len(heads), unit))
     values = draw(st.lists(VALUES, min_size=len(heads), max_size=len(heads)))
     stamps = draw(st.none() | st.lists(st.none() | INT64, min_size=len(heads), max_size=len(heads)))
     has_stamp = any(stamp is not None for stamp in stamps or ())
-    return make_content(make_shape(shapes, heads), values, tuple(stamps) if stamps and has_stamp else None)
+    some = st.none() | native_histograms().map(encode_histogram)
+    messages = draw(st.none() | st.lists(some, min_size=len(heads), max_size=len(heads)))
+    exemplars = st.dictionaries(
+        st.sampled_from(range(len(heads))), st.lists(EXEMPLARS, min_size=1, max_size=2).map(tuple)
+    )
+    return Content(
+        make_shape(shapes, heads),
+        pack_doubles(values),
+        tuple(stamps) if stamps and has_stamp else None,
+        tuple(messages) if messages and any(messages) else None,
+        (draw(st.none() | exemplars) or None) if heads else None,
+    )
 
 
 @st.composite

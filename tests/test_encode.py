@@ -1,6 +1,7 @@
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import isnan
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,14 +11,16 @@ from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.content import Content, FamilyShape, make_content, make_shape
 from bridge.encode import ROW_SAMPLES, decode_group, encode_change, encode_group
 from bridge.groups import Group, delete, group_id, key_of, refuse, store
-from bridge.journal.rows import NEVER_MS, GroupRow, PartRow, Record
-from bridge.model import Labels
+from bridge.journal.rows import CUSTOM_BUCKETS, EXEMPLARS, NATIVE_HISTOGRAMS, NEVER_MS, GroupRow, PartRow, Record
+from bridge.model import Exemplar, Labels
 from bridge.wire import snappy_block
 from bridge.wire.head import labels_of, make_head
+from bridge.wire.histogram import CUSTOM_SCHEMA, STALE_HISTOGRAM
 from bridge.wire.remote_write import NORMAL_NAN, STALE_NAN, label_bytes, value_bytes
 from tests.strategies import ARRIVALS_MS, contents, mutations
 
 NOW_MS = 1_700_000_000_000
+NAN = float("nan")
 ID = group_id(key_of((("job", "a"),)), {})
 UNKNOWN = Group(ID)
 PUSH_TIME: Labels = (("__name__", "push_time_seconds"), ("job", "a"))
@@ -30,7 +33,9 @@ class Sent:
 
     labels: Labels
     double: bytes
+    """Of a histogram the message, less its time."""
     timestamp_ms: int
+    exemplars: tuple[Exemplar, ...] = ()
 
 
 def sent(records: Iterable[Record]) -> list[Sent]:
@@ -40,10 +45,33 @@ def sent(records: Iterable[Record]) -> list[Sent]:
         request = pb.WriteRequest.FromString(snappy_block.decompress(record.body, 1 << 30))
         assert record.samples == len(request.timeseries)
         for series in request.timeseries:
-            (sample,) = series.samples
-            labels = tuple((label.name, label.value) for label in series.labels)
-            samples.append(Sent(labels, struct.pack("<d", sample.value), sample.timestamp))
+            exemplars = tuple(
+                Exemplar(pairs(one.labels), unpacked(value_bytes(one.value)), one.timestamp) for one in series.exemplars
+            )
+            if series.histograms:
+                (histogram,) = series.histograms
+                stamp_ms = histogram.timestamp
+                histogram.timestamp = 0
+                samples.append(Sent(pairs(series.labels), histogram.SerializeToString(), stamp_ms, exemplars))
+            else:
+                (sample,) = series.samples
+                samples.append(Sent(pairs(series.labels), struct.pack("<d", sample.value), sample.timestamp, exemplars))
     return samples
+
+
+def pairs(labels: Iterable[pb.Label]) -> Labels:
+    return tuple((label.name, label.value) for label in labels)
+
+
+def unpacked(double: bytes) -> float:
+    """A float that is equal to itself, so that NaNs can be compared."""
+    value: float = struct.unpack("<d", double)[0]
+    return NAN if isnan(value) else value
+
+
+def canonical(point: bytes) -> bytes:
+    """A double, or a message as the runtime writes it: in the order of its fields."""
+    return point if len(point) == 8 else pb.Histogram.FromString(point).SerializeToString()
 
 
 def gauges(group: Group) -> list[Sent]:
@@ -71,7 +99,25 @@ def same_content(one: Content, other: Content) -> bool:
         and one.shape.names == other.shape.names
         and list(map(value_bytes, one.values)) == list(map(value_bytes, other.values))
         and one.timestamps == other.timestamps
+        and one.histograms == other.histograms
     )
+
+
+def expected_exemplars(exemplars: Iterable[Exemplar], default_ms: int) -> tuple[Exemplar, ...]:
+    """What a receiver reads: labels sorted and not empty, and a time in any case."""
+    return tuple(
+        Exemplar(
+            labels_of(make_head(label_bytes(one.labels))),
+            unpacked(value_bytes(one.value)),
+            default_ms if one.timestamp_ms is None else one.timestamp_ms,
+        )
+        for one in exemplars
+    )
+
+
+def stale_sum(point: bytes) -> bytes:
+    """The double that says whether a point is a marker."""
+    return point if len(point) == 8 else struct.pack("<d", pb.Histogram.FromString(point).sum)
 
 
 TIMED = make_content(plain(4).shape, (-0.0, float("nan"), float("inf"), -float("inf")), (None, -(2**63), 2**63 - 1, 0))
@@ -117,10 +163,10 @@ def test_a_receiver_reads_what_was_pushed(content: Content, now_ms: int) -> None
     """Protobuf reads the same labels in sorted order, values and times, in the push's order, then the gauges."""
     change = store(UNKNOWN, content, now_ms, replace_all=True)
     records, group = encode_change(change), change.group
-    times = content.timestamps or (None,) * len(content.values)
+    times = [group.last_ms if stamp is None else stamp for stamp in content.timestamps or (None,) * len(content)]
     expected = [
-        Sent(labels_of(head), value_bytes(value), group.last_ms if stamp is None else stamp)
-        for head, value, stamp in zip(content.shape.heads, content.values, times, strict=True)
+        Sent(labels_of(head), canonical(point), stamp, expected_exemplars((content.exemplars or {}).get(at, ()), stamp))
+        for at, (head, point, stamp) in enumerate(zip(content.shape.heads, content.points(), times, strict=True))
     ]
     samples = sent(records)
     assert samples == expected + gauges(group)
@@ -137,8 +183,13 @@ def test_markers_come_first(first: Content, second: Content, now_ms: int) -> Non
     records = encode_change(change)
     samples = sent(records)
     count = len(change.ended)
-    assert samples[:count] == [Sent(labels_of(head), STALE_NAN, change.group.last_ms) for head in change.ended]
-    assert STALE_NAN not in [sample.double for sample in samples[count:]]
+    kinds = {head: point for part in group.parts for head, point in zip(part.shape.heads, part.points(), strict=True)}
+    for sample, head in zip(samples[:count], change.ended, strict=True):
+        assert (sample.labels, sample.timestamp_ms) == (labels_of(head), change.group.last_ms)
+        assert len(sample.double) == 8 or len(kinds[head]) > 8
+        stale = sample.double if len(kinds[head]) == 8 else stale_sum(sample.double)
+        assert stale == STALE_NAN
+    assert STALE_NAN not in [stale_sum(sample.double) for sample in samples[count:]]
 
 
 @pytest.mark.parametrize("bits", ["7ff0000000000002", "fff0000000000002", "7ff8000000000001", "ffffffffffffffff"])
@@ -158,6 +209,41 @@ def test_a_pushed_nan_never_ends_a_series(bits: str, now_ms: int, stamps: tuple[
     assert part.doubles == change.group.parts[0].doubles == b"".join(map(value_bytes, content.values))
     again = encode_change(store(reloaded(change.group), part, now_ms, replace_all=False))
     assert STALE_NAN not in [sample.double for sample in sent(again)]
+
+
+@settings(deadline=None)
+@given(contents(), ARRIVALS_MS)
+def test_a_row_says_what_it_holds(content: Content, now_ms: int) -> None:
+    """The bits of a row name native histograms, custom buckets and exemplars, each if and only if it has some."""
+    messages = [pb.Histogram.FromString(message) for message in content.histograms or () if message]
+    want = 0
+    want |= NATIVE_HISTOGRAMS if any(message.schema != CUSTOM_SCHEMA for message in messages) else 0
+    want |= CUSTOM_BUCKETS if any(message.schema == CUSTOM_SCHEMA for message in messages) else 0
+    want |= EXEMPLARS if content.exemplars else 0
+    (record,) = encode_change(store(UNKNOWN, content, now_ms, replace_all=True))
+    assert record.kinds == want
+
+
+def test_a_group_keeps_no_exemplars() -> None:
+    """Exemplars are sent with their push and are not in the group afterwards."""
+    content = replace(plain(1), exemplars={0: (Exemplar((), 1.0),)})
+    change = store(UNKNOWN, content, NOW_MS, replace_all=True)
+    assert (change.content.exemplars, change.group.parts[0].exemplars) == ({0: (Exemplar((), 1.0),)}, None)
+
+
+def test_histograms_and_exemplars_keep_their_place_in_large_pushes() -> None:
+    """Behind markers and in a second row a histogram and an exemplar are still those of their series."""
+    count = ROW_SAMPLES + 5
+    messages = tuple(STALE_HISTOGRAM if at == count - 2 else None for at in range(count))
+    content = replace(plain(count), histograms=messages, exemplars={count - 1: (Exemplar((("t", "1"),), 2.0),)})
+    change = replace(store(UNKNOWN, content, NOW_MS, replace_all=True), ended=plain(3, "old").shape.heads)
+    first, second = encode_change(change)
+    assert (first.kinds, second.kinds) == (0, NATIVE_HISTOGRAMS | EXEMPLARS)
+    samples = sent([first, second])
+    at = [number for number, sample in enumerate(samples) if len(sample.double) > 8]
+    assert [dict(samples[number].labels)["n"] for number in at] == [str(count - 2)]
+    assert [dict(sample.labels)["n"] for sample in samples if sample.exemplars] == [str(count - 1)]
+    assert reloaded(change.group).parts[0].histograms == messages
 
 
 SIZES = [0, 1, 2, ROW_SAMPLES - 2, ROW_SAMPLES - 1, ROW_SAMPLES, ROW_SAMPLES + 1, 2 * ROW_SAMPLES, 2 * ROW_SAMPLES + 1]

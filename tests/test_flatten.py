@@ -11,7 +11,7 @@ from bridge.exposition.protobuf import parse_delimited
 from bridge.exposition.text import parse_text
 from bridge.flatten import FUTURE_LIMIT_MS, FlattenOptions, check_suffixes, flatten
 from bridge.groups import Group, group_id, key_of, store
-from bridge.model import Family, Labels, MetricType, NativeHistogram, Sample
+from bridge.model import Family, Labels, MetricType, Sample
 from bridge.registry import Groups, check_foreign
 from bridge.wire.head import labels_of
 from tests.strategies import LEGACY_NAMES, TEXTS, TYPES, VALUES, WORDS, labels
@@ -275,14 +275,6 @@ def test_timestamps_are_refused_if_configured(stamp: int) -> None:
     assert caught.value.reason == "timestamps"
     assert str(caught.value).startswith(REFUSED)
     assert str(caught.value).endswith("in line 2")
-
-
-def test_native_histograms_are_refused() -> None:
-    """A native histogram is never dropped in silence: the push is refused and told what to push instead."""
-    native = NativeHistogram("x", (), None, 0, 0, 0, 0.5, 0, (), (), (), (), (), (), is_float=False)
-    with pytest.raises(BadPushError, match="classic buckets") as caught:
-        flatten([one_sample("y"), Family("x", "histogram", "", (), (native,))], JOB, PLAIN, NOW_MS)
-    assert caught.value.reason == "native_histogram"
 
 
 def test_a_family_without_samples_is_kept() -> None:

@@ -20,6 +20,7 @@ from bridge.config.units import (
     below_lookback,
     check_label_names,
     checked_address,
+    not_negative,
     positive,
 )
 from bridge.regex import compile_anchored
@@ -115,6 +116,15 @@ class Push(Section):
     max_body_bytes: Size = Field(default="64MiB", description="Largest body, also after decompression.")  # type: ignore[assignment]
     max_series_per_push: Annotated[int, AfterValidator(positive)] = Field(
         default=100_000, description="Most series that one push may carry."
+    )
+    max_label_names_per_series: Annotated[int, AfterValidator(not_negative)] = Field(
+        default=30, description="Most labels of one series, as Mimir counts them; 0: no limit."
+    )
+    max_label_name_length: Annotated[int, AfterValidator(not_negative)] = Field(
+        default=1024, description="Longest label name in bytes; 0: no limit."
+    )
+    max_label_value_length: Annotated[int, AfterValidator(not_negative)] = Field(
+        default=2048, description="Longest label value in bytes; 0: no limit."
     )
 
 

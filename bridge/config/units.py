@@ -20,6 +20,14 @@ _LOOKBACK_S = 300
 LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 
 
+def not_negative(value: float) -> float:
+    """Refuse what is less than 0; raises ValueError."""
+    if value < 0:
+        msg = f"must be 0 or more, got {value:g}"
+        raise ValueError(msg)
+    return value
+
+
 def positive(value: float) -> float:
     """Refuse what is not more than 0; raises ValueError."""
     if value <= 0:

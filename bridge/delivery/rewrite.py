@@ -6,10 +6,11 @@ Owns the walk through a row's body and the count of what the rules drop. What th
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from bridge.delivery.relabel import Verdict
+from bridge.delivery.taken import EVERYTHING, take_fields
 from bridge.journal.rows import RELABEL_DUPLICATE, Entry
 from bridge.wire import snappy_block
 from bridge.wire.head import cut_field, label_fields_of, make_head
@@ -35,6 +36,10 @@ class TargetRules:
     """Gives a series' new head, or why it is dropped (`Relabeler.relabel`); None when there are no rules."""
     tenant_of: Callable[[bytes], str] | None = None
     """Gives the tenant of a group's key, "" for none; None when no group has one."""
+    takes: int = EVERYTHING
+    """What the target takes besides plain samples (`kinds_taken`)."""
+    note_missing: Callable[[str], object] = lambda _: None
+    """Is told the reason, each time, when the target does not get a native histogram."""
 
 
 class Row(NamedTuple):
@@ -54,6 +59,12 @@ class Row(NamedTuple):
 
 def prepare(entry: Entry, rules: TargetRules) -> Row | None:
     """Give the row as the target gets it, None when it is damaged; a row that no rule changes keeps its bytes."""
+    if entry.kinds & ~rules.takes and not entry.damaged:
+        return _prepare_taken(entry, rules)
+    return _prepare(entry, rules)
+
+
+def _prepare(entry: Entry, rules: TargetRules) -> Row | None:
     if entry.damaged:
         return None
     try:
@@ -71,6 +82,19 @@ def prepare(entry: Entry, rules: TargetRules) -> Row | None:
     if joined == data:
         return Row(entry.body, None, entry.samples, size, tenant, _NONE)
     return Row(b"", joined, len(fields), len(joined), tenant, dropped)
+
+
+def _prepare_taken(entry: Entry, rules: TargetRules) -> Row | None:
+    """Give the row of which the target does not take everything."""
+    try:
+        fields, missing = take_fields(split_series(snappy_block.decompress(entry.body, MOST_ROW_BYTES)), rules.takes)
+    except (ValueError, IndexError):
+        return None
+    for reason in missing:
+        rules.note_missing(reason)
+    body = snappy_block.compress(b"".join(fields))
+    row = _prepare(replace(entry, body=body, samples=len(fields), kinds=entry.kinds & rules.takes), rules)
+    return row and row._replace(dropped={**row.dropped, **missing})
 
 
 def relabel_fields(

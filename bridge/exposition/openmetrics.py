@@ -11,7 +11,7 @@ from typing import Final
 
 from bridge.errors import BadPushError
 from bridge.exposition.lexing import LABEL_NAME, METRIC_NAME, QUOTED, is_utf8, parse_go_float, quote, unescape
-from bridge.model import Family, Labels, MetricType, Sample
+from bridge.model import Exemplar, Family, Labels, MetricType, Sample
 
 _Number = tuple[float, int | None]
 
@@ -48,7 +48,7 @@ def parse_openmetrics(body: bytes, *, utf8_names: bool = False) -> tuple[Family,
     """Read a whole body of OpenMetrics 1.0 text; the first error discards everything.
 
     A family has the name of its TYPE line, its samples keep their suffix. Timestamps, seconds in the body, are
-    rounded to ms. `_created` samples stay ordinary samples of their family. Exemplars are checked, then discarded.
+    rounded to ms. `_created` samples stay ordinary samples of their family.
     Families without samples are left out. `utf8_names` allows quoted names outside the legacy character set.
 
     Raises `BadPushError` with reason `parse`, its text starting `OpenMetrics parsing error in line N:`.
@@ -207,12 +207,12 @@ class _Parser:
         draft, suffix = self._owner(name)
         head, mark, exemplar = line[at:].partition(" # ")
         value, timestamp_ms = _numbers(head)
-        sample = Sample(name, labels, value, timestamp_ms, self.number)
-        family_type = draft.type or "untyped"
+        exemplars: tuple[Exemplar, ...] = ()
         if mark:
-            if (family_type, suffix) not in _WITH_EXEMPLAR:
+            if (draft.type or "untyped", suffix) not in _WITH_EXEMPLAR:
                 raise _LineError(f"exemplar on {quote(name)}; want one on counter totals and histogram buckets only")
-            self._check_exemplar(exemplar)
+            exemplars = (self._read_exemplar(exemplar),)
+        sample = Sample(name, labels, value, timestamp_ms, self.number, exemplars)
         bound = _check_sample(draft, suffix, sample)
         _enter_metric(draft, sample)
         if bound is not None:
@@ -272,14 +272,14 @@ class _Parser:
         if not name or not (self._utf8_names or LABEL_NAME.fullmatch(name)):
             raise _LineError(f"invalid label name {quote(name)}; want letters, digits and _, no digit first")
 
-    def _check_exemplar(self, text: str) -> None:
+    def _read_exemplar(self, text: str) -> Exemplar:
         if not text.startswith("{"):
             raise _LineError(f"invalid exemplar {quote(text)}; want {{labels}} value [timestamp]")
         _, labels, at = self._read_labels(text, 0, named=True)
         length = sum(len(name) + len(value) for name, value in labels)
         if length > _LONGEST_EXEMPLAR:
             raise _LineError(f"exemplar labels have {length} characters; want at most {_LONGEST_EXEMPLAR}")
-        _numbers(text[at:])
+        return Exemplar(labels, *_numbers(text[at:]))
 
 
 def _once(present: str | None, keyword: str, name: str) -> None:

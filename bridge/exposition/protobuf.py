@@ -6,8 +6,7 @@ decoder makes. Grouping labels, bucket label spelling options and storing do not
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -15,17 +14,14 @@ from google.protobuf.message import DecodeError
 from bridge._pb import client_model_pb2 as pb
 from bridge.errors import BadPushError
 from bridge.exposition.floats import format_go_float
-from bridge.model import Family, Labels, MetricType, NativeHistogram, Sample, Span
+from bridge.exposition.native import Fault, is_native, read_count, read_native
+from bridge.model import Exemplar, Family, Labels, MetricType, NativeHistogram, Sample
 
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _MAX_VARINT_BYTES: Final = 10
-_NATIVE_SCHEMAS: Final = frozenset(range(-4, 9))
+_LONGEST_EXEMPLAR: Final = 128
 _VALUE_FIELDS: Final = ("gauge", "counter", "summary", "untyped", "histogram")
-
-
-class _Fault(Exception):  # noqa: N818 - never leaves this module
-    """What is wrong with a message, before it is known which one."""
 
 
 def parse_delimited(body: bytes, *, utf8_names: bool) -> tuple[Family, ...]:
@@ -34,7 +30,7 @@ def parse_delimited(body: bytes, *, utf8_names: bool) -> tuple[Family, ...]:
     Summaries and classic histograms become samples as in Go's text encoder: `le` and `quantile` in Go's
     shortest float form, a `+Inf` bucket added when missing. Histograms with native buckets become
     `NativeHistogram`, and samples too if they carry classic buckets as well. Names follow the legacy
-    rules unless `utf8_names`. Exemplars and created timestamps are not kept. Raises `BadPushError`
+    rules unless `utf8_names`. Created timestamps are not kept. Raises `BadPushError`
     (reason `parse`) naming the 1-based message. Source: protocol reference 5.3 and 5.10.
     """
     families: dict[str, Family] = {}
@@ -46,7 +42,7 @@ def parse_delimited(body: bytes, *, utf8_names: bool) -> tuple[Family, ...]:
             raise _parse_error(number, None, f"not a valid MetricFamily: {error}") from error
         try:
             family = _read_family(message, utf8_names=utf8_names)
-        except _Fault as fault:
+        except Fault as fault:
             raise _parse_error(number, message.name, str(fault)) from fault
         families.pop(family.name, None)
         families[family.name] = family
@@ -79,7 +75,7 @@ def _split_messages(body: bytes) -> Iterator[bytes]:
 def _read_family(message: pb.MetricFamily, *, utf8_names: bool) -> Family:
     name = _text(message.name, "metric name")
     if not (name if utf8_names else _METRIC_NAME.fullmatch(name)):
-        raise _Fault(f"invalid metric name {_quote(name)}")
+        raise Fault(f"invalid metric name {_quote(name)}")
     metric_type, field, flatten = _TYPES[message.type]
     samples: list[Sample] = []
     histograms: list[NativeHistogram] = []
@@ -88,19 +84,25 @@ def _read_family(message: pb.MetricFamily, *, utf8_names: bool) -> Family:
             present = [each for each in _VALUE_FIELDS if metric.HasField(each)]
             if present != [field]:
                 got = " and ".join(present) or "no value"
-                raise _Fault(f"the family's type is {metric_type}, got {got}, want {field}")  # noqa: TRY301
+                raise Fault(f"the family's type is {metric_type}, got {got}, want {field}")  # noqa: TRY301
             labels = _read_labels(metric, metric_type, utf8_names=utf8_names)
             timestamp_ms = metric.timestamp_ms if metric.HasField("timestamp_ms") else None
-            native = field == "histogram" and _is_native(metric.histogram)
+            native = field == "histogram" and is_native(metric.histogram)
             if native:
-                histograms.append(_read_native(name, labels, timestamp_ms, metric.histogram))
+                exemplars = tuple(map(_read_exemplar, filter(_has_time, metric.histogram.exemplars)))
+                is_gauge = message.type == pb.GAUGE_HISTOGRAM
+                histograms.append(
+                    read_native(name, labels, timestamp_ms, metric.histogram, is_gauge=is_gauge, exemplars=exemplars)
+                )
             if not native or metric.histogram.bucket:
                 samples.extend(
-                    Sample(name + suffix, labels + extra, value, timestamp_ms)
-                    for suffix, extra, value in flatten(metric)
+                    Sample(
+                        name + suffix, labels + extra, value, timestamp_ms, exemplars=tuple(map(_read_exemplar, some))
+                    )
+                    for suffix, extra, value, some in flatten(metric)
                 )
-        except _Fault as fault:
-            raise _Fault(f"metric {number}: {fault}") from fault
+        except Fault as fault:
+            raise Fault(f"metric {number}: {fault}") from fault
     return Family(
         name=name,
         type=metric_type,
@@ -117,128 +119,79 @@ def _read_labels(metric: pb.Metric, metric_type: MetricType, *, utf8_names: bool
     for pair in metric.label:
         name = _text(pair.name, "label name")
         if not (name if utf8_names else _LABEL_NAME.fullmatch(name)):
-            raise _Fault(f"invalid label name {_quote(name)}")
+            raise Fault(f"invalid label name {_quote(name)}")
         if name in reserved:
-            raise _Fault(f"label name {_quote(name)} is reserved in a {metric_type}")
+            raise Fault(f"label name {_quote(name)} is reserved in a {metric_type}")
         if name in labels:
-            raise _Fault(f"duplicate label name {_quote(name)}")
+            raise Fault(f"duplicate label name {_quote(name)}")
         labels[name] = _text(pair.value, f"value of label {_quote(name)}")
     return tuple(labels.items())
 
 
-_Row = tuple[str, Labels, float]
-"""Name suffix, extra label, value."""
+def _has_time(exemplar: pb.Exemplar) -> bool:
+    """Exemplars of native histograms count only with a time of their own, for Prometheus as well."""
+    return exemplar.HasField("timestamp")
+
+
+def _read_exemplar(exemplar: pb.Exemplar) -> Exemplar:
+    labels: dict[str, str] = {}
+    for pair in exemplar.label:
+        name = _text(pair.name, "label name of an exemplar")
+        if not name or name in labels:
+            raise Fault(f"exemplar has the label {_quote(name)}" + (" twice" if name else ""))
+        labels[name] = _text(pair.value, f"value of label {_quote(name)} of an exemplar")
+    length = sum(len(name) + len(value) for name, value in labels.items())
+    if length > _LONGEST_EXEMPLAR:
+        raise Fault(f"exemplar labels have {length} characters, want at most {_LONGEST_EXEMPLAR}")
+    at = exemplar.timestamp
+    stamp_ms = at.seconds * 1000 + at.nanos // 1_000_000 if _has_time(exemplar) else None
+    return Exemplar(tuple(labels.items()), exemplar.value, stamp_ms)
+
+
+_Row = tuple[str, Labels, float, Sequence[pb.Exemplar]]
+"""Name suffix, extra label, value, exemplars."""
 
 
 def _flatten_counter(metric: pb.Metric) -> Iterable[_Row]:
-    return [("", (), metric.counter.value)]
+    counter = metric.counter
+    return [("", (), counter.value, [counter.exemplar] if counter.HasField("exemplar") else [])]
 
 
 def _flatten_gauge(metric: pb.Metric) -> Iterable[_Row]:
-    return [("", (), metric.gauge.value)]
+    return [("", (), metric.gauge.value, ())]
 
 
 def _flatten_untyped(metric: pb.Metric) -> Iterable[_Row]:
-    return [("", (), metric.untyped.value)]
+    return [("", (), metric.untyped.value, ())]
 
 
 def _flatten_summary(metric: pb.Metric) -> Iterable[_Row]:
     summary = metric.summary
     for each in summary.quantile:
-        yield "", (("quantile", format_go_float(each.quantile)),), each.value
-    yield "_sum", (), summary.sample_sum
-    yield "_count", (), float(summary.sample_count)
+        yield "", (("quantile", format_go_float(each.quantile)),), each.value, ()
+    yield "_sum", (), summary.sample_sum, ()
+    yield "_count", (), float(summary.sample_count), ()
 
 
 def _flatten_histogram(metric: pb.Metric) -> Iterable[_Row]:
     histogram = metric.histogram
-    count = _count(histogram.sample_count_float, histogram.sample_count, "count")
+    count = float(read_count(histogram.sample_count_float, histogram.sample_count, "count"))
     seen_infinity = False
     for bucket in histogram.bucket:
         seen_infinity = seen_infinity or bucket.upper_bound == math.inf
-        value = _count(bucket.cumulative_count_float, bucket.cumulative_count, "bucket population")
-        yield "_bucket", (("le", format_go_float(bucket.upper_bound)),), value
+        value = float(read_count(bucket.cumulative_count_float, bucket.cumulative_count, "bucket population"))
+        exemplars = [bucket.exemplar] if bucket.HasField("exemplar") else []
+        yield "_bucket", (("le", format_go_float(bucket.upper_bound)),), value, exemplars
     if not seen_infinity:
-        yield "_bucket", (("le", "+Inf"),), count
-    yield "_sum", (), histogram.sample_sum
-    yield "_count", (), count
-
-
-def _is_native(histogram: pb.Histogram) -> bool:
-    """Tell native from classic as Prometheus does: an empty native histogram has a span or a threshold."""
-    return bool(
-        histogram.positive_span or histogram.negative_span or histogram.zero_threshold > 0 or _zero_count(histogram) > 0
-    )
-
-
-def _read_native(name: str, labels: Labels, timestamp_ms: int | None, histogram: pb.Histogram) -> NativeHistogram:
-    if histogram.schema not in _NATIVE_SCHEMAS:
-        raise _Fault(f"native histogram schema {histogram.schema} is unknown, want -4 to 8")
-    is_float = (
-        histogram.sample_count_float > 0
-        or histogram.zero_count_float > 0
-        or bool(histogram.positive_count)
-        or bool(histogram.negative_count)
-    )
-    for sign, spans, deltas, counts in (
-        ("positive", histogram.positive_span, histogram.positive_delta, histogram.positive_count),
-        ("negative", histogram.negative_span, histogram.negative_delta, histogram.negative_count),
-    ):
-        _check_buckets(sign, spans, counts if is_float else list(accumulate(deltas)))
-    return NativeHistogram(
-        name=name,
-        labels=labels,
-        timestamp_ms=timestamp_ms,
-        count=_count(histogram.sample_count_float, histogram.sample_count, "count"),
-        sum=histogram.sample_sum,
-        schema=histogram.schema,
-        zero_threshold=histogram.zero_threshold,
-        zero_count=_zero_count(histogram),
-        negative_spans=_read_spans(histogram.negative_span),
-        negative_deltas=() if is_float else tuple(histogram.negative_delta),
-        negative_counts=tuple(histogram.negative_count) if is_float else (),
-        positive_spans=_read_spans(histogram.positive_span),
-        positive_deltas=() if is_float else tuple(histogram.positive_delta),
-        positive_counts=tuple(histogram.positive_count) if is_float else (),
-        is_float=is_float,
-    )
-
-
-def _check_buckets(sign: str, spans: Iterable[pb.BucketSpan], populations: Iterable[float]) -> None:
-    """Refuse what every receiver refuses with 400, so that one push cannot spoil a batch of others."""
-    wanted = 0
-    for number, span in enumerate(spans):
-        wanted += span.length
-        if number and span.offset < 0:
-            raise _Fault(f"{sign} span {number + 1} has the negative offset {span.offset}")
-    values = list(populations)
-    if len(values) != wanted:
-        raise _Fault(f"{sign} spans need {wanted} buckets, got {len(values)}")
-    if any(not value >= 0 for value in values):
-        raise _Fault(f"negative bucket population for histogram among the {sign} buckets")
-
-
-def _read_spans(spans: Iterable[pb.BucketSpan]) -> tuple[Span, ...]:
-    return tuple(Span(span.offset, span.length) for span in spans)
-
-
-def _zero_count(histogram: pb.Histogram) -> float:
-    return _count(histogram.zero_count_float, histogram.zero_count, "zero bucket population")
-
-
-def _count(as_float: float, as_integer: int, what: str) -> float:
-    """Take the float form when it is set to something, as Prometheus does."""
-    if as_float == 0:
-        return float(as_integer)
-    if not as_float > 0:
-        raise _Fault(f"negative {what} for histogram, got {format_go_float(as_float)}")
-    return as_float
+        yield "_bucket", (("le", "+Inf"),), count, ()
+    yield "_sum", (), histogram.sample_sum, ()
+    yield "_count", (), count, ()
 
 
 def _text(value: str | bytes, what: str) -> str:
     """Give a string field; protobuf hands over bytes where a proto2 string is not valid UTF-8."""
     if isinstance(value, bytes):
-        raise _Fault(f"invalid {what}: {value!r} is not valid UTF-8")
+        raise Fault(f"invalid {what}: {value!r} is not valid UTF-8")
     return value
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from bridge.exposition.floats import format_go_float
 from bridge.exposition.lexing import LABEL_NAME, METRIC_NAME, parse_go_float
+from bridge.exposition.native_view import json_fields, text_rows
 from bridge.model import Labels
 
 _TEXT_TYPES = {
@@ -47,6 +48,8 @@ class ExposedFamily:
     help: str
     samples: tuple[_Row, ...]
     """(sample name, labels, value)."""
+    histograms: tuple[tuple[Labels, bytes], ...] = ()
+    """Labels and message of native histograms."""
 
 
 def escape_help(text: str) -> str:
@@ -66,7 +69,7 @@ def write_text(families: Iterable[ExposedFamily]) -> str:
     each name a block of its own (design.md section 4). So a sample name is in one block whatever was
     pushed. The first HELP wins, and so does the first of samples that are one series to Prometheus.
     """
-    placed = [(_block_of(family, *sample), family.help, sample) for family in families for sample in family.samples]
+    placed = [(_block_of(family, *sample), family.help, sample) for family in families for sample in _rows(family)]
     contested = _contested({block for block, _, _ in placed})
     helps: dict[_Block, str] = {}
     lines: defaultdict[_Block, dict[tuple[str, frozenset[tuple[str, str]]], str]] = defaultdict(dict)
@@ -85,6 +88,15 @@ def write_text(families: Iterable[ExposedFamily]) -> str:
         page.append(f"# TYPE {shown} {block[1]}\n")
         page.extend(lines[block].values())
     return "".join(page)
+
+
+def _rows(family: ExposedFamily) -> Iterable[_Row]:
+    """Give the samples, and those that text makes of native histograms without classic buckets beside them."""
+    if not family.histograms:
+        return family.samples
+    classic = {frozenset(labels) for name, labels, _ in family.samples if name == f"{family.name}_count"}
+    lone = [(labels, message) for labels, message in family.histograms if frozenset(labels) not in classic]
+    return *family.samples, *(row for labels, message in lone for row in text_rows(family.name, labels, message))
 
 
 def _block_of(family: ExposedFamily, name: str, labels: Labels, value: float) -> _Block:
@@ -175,4 +187,7 @@ def _compound(family: ExposedFamily, samples: Iterable[_Row]) -> list[dict[str, 
             text = dict(labels).get(bound_label, "")
             bound = _bound(text)
             metric[points][text if bound is None else format_go_float(bound)] = format_go_float(value)
+    for labels, message in family.histograms:
+        metric = metrics.setdefault(labels, {"labels": dict(labels), points: {}})
+        metric.update(json_fields(message))
     return list(metrics.values())

@@ -43,13 +43,13 @@ class JournalReader:
         try:
             rows = self._connection.execute(schema.READ_ROWS, (after_seq, self._through_seq()))
             try:
-                for seq, samples, arrival_ms, crc, group, body in rows:
+                for seq, samples, arrival_ms, crc, group, kinds, body in rows:
                     samples_left -= samples
                     bytes_left -= len(body)
                     if entries and (samples_left < 0 or bytes_left < 0):
                         break
                     damaged = zlib.crc32(body) != crc
-                    entries.append(Entry(seq, samples, b"" if damaged else body, arrival_ms, damaged, group))
+                    entries.append(Entry(seq, samples, b"" if damaged else body, arrival_ms, damaged, group, kinds))
             finally:
                 # An open cursor is an open read transaction, which would keep the WAL from being reset.
                 rows.close()

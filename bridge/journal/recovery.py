@@ -25,7 +25,7 @@ _LARGEST_ROWID = (1 << 63) - 1
 _SALVAGED: dict[str, tuple[type, ...]] = {
     "groups": (bytes, int, int, int, int, int, int, int, int, bytes),
     "group_parts": (bytes, int, int, bytes, bytes),
-    "journal": (int, int, bytes, str, int, int, int, bytes),
+    "journal": (int, int, bytes, str, int, int, int, int, bytes),
     "keys": (bytes, str, bytes, int, int, int),
     "deliveries": (str, int, int, int, str, str),
     "runs": (bytes, *(int,) * 9),

@@ -13,8 +13,12 @@ Operation = Literal["put", "post", "delete", "failure", "expire", "forget"]
 NEVER_MS = 1 << 62
 """Later than any time."""
 RELABEL, RELABEL_NAMELESS, RELABEL_DUPLICATE = "relabel", "relabel_nameless", "relabel_duplicate"
-BY_RULES = frozenset({RELABEL, RELABEL_NAMELESS, RELABEL_DUPLICATE})
-"""Reasons for which samples are dropped because a target's rules say so: no refusal, the push is settled as wanted."""
+NATIVE_HISTOGRAMS, CUSTOM_BUCKETS, EXEMPLARS = 1, 2, 4
+"""What a row may hold besides plain samples, as bits; targets differ in what they take of it."""
+NATIVE_DISABLED, CUSTOM_IN_RW1 = "native_histograms_disabled", "nhcb_in_rw1_not_supported"
+"""Reasons for which a target does not get native histograms, and those with custom buckets."""
+BY_RULES = frozenset({RELABEL, RELABEL_NAMELESS, RELABEL_DUPLICATE, NATIVE_DISABLED, CUSTOM_IN_RW1})
+"""Reasons for which samples are dropped because a target's settings say so: no refusal, the push is settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Record:
     samples: int
     """Number of samples in the body, staleness markers and push-time gauges included."""
     body: bytes
+    kinds: int = 0
+    """Bits of what it holds besides plain samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class Entry:
     damaged: bool = False
     """The stored checksum does not match: the row must be skipped and counted."""
     group: bytes = b""
+    kinds: int = 0
 
 
 @dataclass(frozen=True, slots=True)

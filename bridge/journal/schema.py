@@ -13,6 +13,7 @@ FILE_NAME = "journal.db"
 # meta.tick_ms is the newest point of the grid for which repeats may have been sent.
 # meta.state_seq: rows behind it may tell values of their groups that the groups table does not have yet; those up to
 # a group's own seq do not.
+# journal.kinds: bits of what the body holds besides plain samples, so that nobody has to look.
 # runs.closed is 1 once the group has ended; -1 stands for what a run does not say.
 # meta.last_seq keeps sequence numbers from being given out again after the newest rows were removed.
 TABLES = {
@@ -23,6 +24,7 @@ TABLES = {
         operation TEXT NOT NULL,
         samples INTEGER NOT NULL,
         total INTEGER NOT NULL,
+        kinds INTEGER NOT NULL,
         crc INTEGER NOT NULL,
         body BLOB NOT NULL)""",
     "groups": """CREATE TABLE groups (
@@ -98,7 +100,7 @@ META = frozenset({"schema_version", "journal_id", "accepted_total", "last_seq", 
 
 # In a damaged file a value may have another type than its column; as the right type it fails its checksum.
 READ_ROWS = """SELECT seq, CAST(samples AS INTEGER), CAST(arrival_ms AS INTEGER), crc, CAST(grp AS BLOB),
-    CAST(body AS BLOB) FROM journal WHERE seq > ? AND seq <= ? ORDER BY seq"""
+    CAST(kinds AS INTEGER), CAST(body AS BLOB) FROM journal WHERE seq > ? AND seq <= ? ORDER BY seq"""
 READ_GROUPS = """SELECT CAST(key AS BLOB), CAST(seq AS INTEGER), CAST(last_ms AS INTEGER), CAST(push_ms AS INTEGER),
     CAST(failure_ms AS INTEGER), live, CAST(expires_ms AS INTEGER), hold, crc, CAST(doubles AS BLOB)
     FROM groups ORDER BY key"""

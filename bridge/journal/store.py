@@ -308,19 +308,9 @@ class Journal:
         for record in records:
             self._next_end_seq += 1
             self._next_accepted += record.samples
-            rows.append(
-                (
-                    self._next_end_seq,
-                    record.arrival_ms,
-                    record.group,
-                    record.operation,
-                    record.samples,
-                    self._next_accepted,
-                    zlib.crc32(record.body),
-                    record.body,
-                )
-            )
-        self._connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            head = self._next_end_seq, record.arrival_ms, record.group, record.operation, record.samples
+            rows.append((*head, self._next_accepted, record.kinds, zlib.crc32(record.body), record.body))
+        self._connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._connection.execute(
             "UPDATE meta SET value = CASE name WHEN 'last_seq' THEN ? ELSE ? END"
             " WHERE name IN ('last_seq', 'accepted_total')",

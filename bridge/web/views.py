@@ -6,9 +6,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from bridge.content import Content
-from bridge.descriptions import OWN_SERIES
 from bridge.exposition.write import ExposedFamily, family_json
-from bridge.groups import PUSH_FAILURE_TIME, PUSH_TIME, Group
+from bridge.groups import GAUGE_HELP, PUSH_FAILURE_TIME, PUSH_TIME, Group
 from bridge.model import Labels
 from bridge.wire.head import labels_of
 
@@ -36,20 +35,25 @@ def group_families(group: Group, external: Mapping[str, str]) -> Iterator[Expose
         return
     labels = _with_instance(group.id.labels)
     for name, at_ms in ((PUSH_TIME, group.push_ms), (PUSH_FAILURE_TIME, group.failure_ms)):
-        yield ExposedFamily(name, "gauge", OWN_SERIES[name].help, ((name, labels, at_ms / 1000),))
+        yield ExposedFamily(name, "gauge", GAUGE_HELP[name], ((name, labels, at_ms / 1000),))
 
 
 def _part_families(part: Content, grouping: Labels, hidden: Mapping[str, str]) -> Iterator[ExposedFamily]:
     empty = tuple(pair for pair in grouping if not pair[1])
-    values = part.values
+    values, messages = part.values, part.histograms or (None,) * len(part)
     for family in part.shape.families:
         samples: list[tuple[str, Labels, float]] = []
+        histograms: list[tuple[Labels, bytes]] = []
         for at in range(family.start, family.stop):
             labels = labels_of(part.shape.heads[at])
             name = dict(labels)["__name__"]
             shown = [pair for pair in labels if pair[0] != "__name__" and hidden.get(pair[0]) != pair[1]]
-            samples.append((name, _with_instance((*shown, *empty)), values[at]))
-        yield ExposedFamily(family.name, family.type, family.help, tuple(samples))
+            shown_labels, message = _with_instance((*shown, *empty)), messages[at]
+            if message is None:
+                samples.append((name, shown_labels, values[at]))
+            else:
+                histograms.append((shown_labels, message))
+        yield ExposedFamily(family.name, family.type, family.help, tuple(samples), tuple(histograms))
 
 
 def _with_instance(labels: Labels) -> Labels:

@@ -17,7 +17,7 @@ from bridge.wire.varint import read_uvarint
 HEAD_TIMES_MS = range(1 << 35, 1 << 42)
 """Timestamps in ms that fit behind a head."""
 _HEAD_END_BYTES = 3
-_LABEL_TAG = 0x0A
+_LABEL_TAG, _SAMPLE_TAG = 0x0A, 0x12
 _BEHIND_HEAD_BYTES = DOUBLE_BYTES + 7
 
 
@@ -95,6 +95,11 @@ def cut_field(field: bytes) -> tuple[bytes, bytes]:
         size, after = read_uvarint(field, position + 1)
         position = after + size
     return field[start:position], field[position:]
+
+
+def is_sample(field: bytes) -> bool:
+    """Tell whether a timeseries field holds a sample; IndexError for what is no field."""
+    return cut_field(field)[1][0] == _SAMPLE_TAG
 
 
 def decode_sample(field: bytes) -> tuple[bytes, float, int]:

@@ -25,6 +25,7 @@ DOUBLE_BYTES = 8
 _FIELD_1 = b"\x0a"
 _FIELD_2 = b"\x12"
 _VALUE_TAG = b"\x09"
+_EXEMPLAR_TAGS = b"\x1a", b"\x11", b"\x18"
 _TIMESTAMP_TAG = b"\x10"
 _VALUE_BYTES = 9
 _UINT64 = 2**64 - 1
@@ -117,6 +118,12 @@ def encode_series(labels: Sequence[tuple[str, str]], value: float, timestamp_ms:
 def timeseries_field(content: bytes) -> bytes:
     """Encode a WriteRequest.timeseries field with this content."""
     return _field(_FIELD_1, content)
+
+
+def exemplar_field(label_fields: bytes, value: bytes, timestamp_ms: int) -> bytes:
+    """Encode one TimeSeries.exemplars field; labels and value come as for `encode_point`."""
+    tag, value_tag, timestamp_tag = _EXEMPLAR_TAGS
+    return _field(tag, label_fields + value_tag + value + timestamp_tag + uvarint(timestamp_ms & _UINT64))
 
 
 def split_series(data: bytes) -> list[bytes]:

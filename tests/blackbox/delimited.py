@@ -70,6 +70,34 @@ def summary(count: int, total: float, *quantiles: tuple[float, float]) -> bytes:
     return block(4, integer(1, count) + double(2, total) + points)
 
 
+def signed(field: int, *numbers: int) -> bytes:
+    """Encode sint fields."""
+    return b"".join(integer(field, number << 1 if number >= 0 else ~(number << 1)) for number in numbers)
+
+
+def native(count: int, total: float, offset: int, *deltas: int, schema: int = 3) -> bytes:
+    """Encode the fields of a native histogram that has one span of positive buckets."""
+    span = block(12, signed(1, offset) + integer(2, len(deltas)))
+    return integer(1, count) + double(2, total) + signed(5, schema) + span + signed(13, *deltas)
+
+
+def native_float(count: float, total: float, offset: int, *counts: float, schema: int = 0) -> bytes:
+    """Encode the fields of a native histogram with float counts."""
+    span = block(12, signed(1, offset) + integer(2, len(counts)))
+    return double(4, count) + double(2, total) + signed(5, schema) + span + b"".join(double(14, one) for one in counts)
+
+
+def classic(*buckets: tuple[float, int]) -> bytes:
+    """Encode classic buckets, to stand beside native ones: upper bound and cumulative count."""
+    return b"".join(block(3, integer(1, number) + double(2, bound)) for bound, number in buckets)
+
+
+def exemplar(field: int, value: float, seconds: int | None = None, **labels: str) -> bytes:
+    """Encode an exemplar, in whole seconds when it has a time."""
+    pairs = b"".join(block(1, block(1, name) + block(2, text)) for name, text in labels.items())
+    return block(field, pairs + double(2, value) + (b"" if seconds is None else block(3, integer(1, seconds))))
+
+
 def histogram(count: int, total: float, *buckets: tuple[float, int]) -> bytes:
     """Encode the value field of a classic histogram; buckets are upper bound and cumulative count."""
     points = b"".join(block(3, integer(1, number) + double(2, bound)) for bound, number in buckets)

@@ -205,6 +205,8 @@ _DIFFERENT_SEQUENCES: tuple[Case, ...] = (
 _GZIP: Headers = (("Content-Encoding", "gzip"),)
 # As long as the token that takes its place, so that the length fields of the protobuf stay right.
 _NAME = "~~~~~"
+_NATIVE = pb.block(7, pb.native(6, 1.5, -2, 1, 1, 1))
+_NATIVE_AND_CLASSIC = pb.block(7, pb.native(6, 1.5, -2, 1, 1, 1) + pb.classic((0.5, 2), (1, 6)))
 _GAUGE = pb.family(_NAME, pb.GAUGE, pb.metric(pb.gauge(1.5), a="1"))
 _PLAIN_TEXT: Headers = (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),)
 
@@ -244,6 +246,9 @@ _BODIES: tuple[tuple[str, bytes, Headers], ...] = (
         pb.family(_NAME, pb.HISTOGRAM, pb.metric(pb.histogram(4, 3.5, (1, 1)))),
         PROTOBUF,
     ),
+    ("protobuf_native", pb.family(_NAME, pb.HISTOGRAM, pb.metric(_NATIVE, a="1")), PROTOBUF),
+    ("protobuf_native_and_classic", pb.family(_NAME, pb.HISTOGRAM, pb.metric(_NATIVE_AND_CLASSIC, a="1")), PROTOBUF),
+    ("protobuf_native_empty", pb.family(_NAME, pb.HISTOGRAM, pb.metric(pb.block(7, pb.double(6, 0.5)))), PROTOBUF),
     ("protobuf_two_families", _GAUGE + pb.family(_NAME + "_b", pb.COUNTER, pb.metric(pb.counter(1))), PROTOBUF),
     ("protobuf_family_twice", _GAUGE + pb.family(_NAME, pb.GAUGE, pb.metric(pb.gauge(9), a="2")), PROTOBUF),
     ("protobuf_series_twice", pb.family(_NAME, pb.GAUGE, pb.metric(pb.gauge(1)), pb.metric(pb.gauge(2))), PROTOBUF),
@@ -313,6 +318,22 @@ _BODY_DIFFERENCES: tuple[tuple[str, bytes, Headers, str, int, str | None], ...] 
         gzip.compress(b"gzipped_sum 1\n")[:-8] + bytes(8),
         _GZIP,
         "a damaged body is refused",
+        400,
+        "",
+    ),
+    (
+        "protobuf_native_float",
+        pb.family(_NAME, pb.HISTOGRAM, pb.metric(pb.block(7, pb.native_float(2.5, 3.5, 0, 2.5)))),
+        PROTOBUF,
+        NEWER,
+        200,
+        '# TYPE ~ histogram\n~_bucket{job="~",le="+Inf"} 2.5\n~_sum{job="~"} 3.5\n~_count{job="~"} 2.5\n',
+    ),
+    (
+        "protobuf_native_broken",
+        pb.family(_NAME, pb.HISTOGRAM, pb.metric(pb.block(7, pb.native(7, 1.5, 0, 2)))),
+        PROTOBUF,
+        "a native histogram that no receiver takes is refused",
         400,
         "",
     ),

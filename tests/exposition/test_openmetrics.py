@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import BadPushError
 from bridge.exposition.openmetrics import parse_openmetrics
-from bridge.model import Family, Sample
+from bridge.model import Exemplar, Family, Sample
 
 HISTOGRAM = (
     "# TYPE h histogram\n"
@@ -12,6 +12,7 @@ HISTOGRAM = (
     'h_bucket{le="+Inf"} 2\nh_count 2\nh_sum 3\nh_created 1.5\n# EOF\n'
 )
 
+TRACED = Exemplar((("trace_id", "a # b"),), 0.5, 1500)
 VALID: list[tuple[str, tuple[Family, ...]]] = [
     ("# EOF", ()),
     ("# EOF\n", ()),
@@ -28,7 +29,7 @@ VALID: list[tuple[str, tuple[Family, ...]]] = [
                 "counter",
                 "x\ny",
                 (
-                    Sample("a_s_total", (("l", '"\\x'),), 1.0, 1789, 4),
+                    Sample("a_s_total", (("l", '"\\x'),), 1.0, 1789, 4, (Exemplar((), 1.0),)),
                     Sample("a_s_created", (("l", '"\\x'),), 5.0, None, 5),
                 ),
                 unit="s",
@@ -43,7 +44,7 @@ VALID: list[tuple[str, tuple[Family, ...]]] = [
                 "histogram",
                 "",
                 (
-                    Sample("h_bucket", (("le", "1.0"),), 1.0, None, 2),
+                    Sample("h_bucket", (("le", "1.0"),), 1.0, None, 2, (TRACED,)),
                     Sample("h_bucket", (("le", "+Inf"),), 2.0, None, 3),
                     Sample("h_count", (), 2.0, None, 4),
                     Sample("h_sum", (), 3.0, None, 5),
@@ -165,7 +166,7 @@ BROKEN: list[tuple[bytes, int, str]] = [
 
 @pytest.mark.parametrize(("body", "expected"), VALID)
 def test_valid_bodies(body: str, expected: tuple[Family, ...]) -> None:
-    """A valid body gives its families, exemplars left out and timestamps in ms."""
+    """A valid body gives its families, with exemplars, and timestamps in ms."""
     assert parse_openmetrics(body.encode()) == expected
 
 

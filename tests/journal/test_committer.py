@@ -52,7 +52,9 @@ class Seen:
 
 def told(group: Group) -> tuple[object, ...]:
     """Give all that a group holds, so that two can be compared."""
-    parts = [(part.shape.header, part.shape.heads, part.doubles, part.timestamps) for part in group.parts]
+    parts = [
+        (part.shape.header, part.shape.heads, part.doubles, part.timestamps, part.histograms) for part in group.parts
+    ]
     times = group.last_ms, group.push_ms, group.failure_ms, group.expires_ms
     return group.id.key, group.live, group.hold, *times, parts
 
