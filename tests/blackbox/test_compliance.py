@@ -109,13 +109,19 @@ NATIVE = delimited.family(
 DELAYS = 20
 
 
+def quiet_interval_s() -> int:
+    """An interval whose next point is far: a repeat would take the step that was meant for a push."""
+    now_s = int(time.time())
+    return max(range(150, 299), key=lambda interval_s: interval_s - now_s % interval_s)
+
+
 def target(receiver: ScriptedReceiver, version: str) -> str:
     """A configuration with the receiver as its only target, which waits as briefly as it may.
 
     What is refused is dropped, as the suites want it: the halves of a refused request are new requests to us.
     """
     return (
-        "push: {max_label_value_length: 16384}\n"
+        f"push: {{max_label_value_length: 16384, hold_interval: {quiet_interval_s()}s}}\n"
         f"remote_write: [{{url: '{receiver.url}', name: target, protobuf_message: {MESSAGES[version]},"
         " send_exemplars: true, send_native_histograms: true, on_rejected: drop, remote_timeout: 2s,"
         " queue_config: {min_backoff: 30ms, max_backoff: 300ms}}]\n"
