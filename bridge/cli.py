@@ -101,15 +101,15 @@ main.add_command(journal)
 def run(
     file: str | None, urls: tuple[str, ...], since: int | None, directories: tuple[str, ...], **flags: object
 ) -> None:
-    """Run the agent until SIGTERM or Ctrl-C."""
+    """Run the agent until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
     with told_faults():
         config = read_config(file, urls, flags, directories)
         set_up_log(config.log)
-        uvloop.run(_run(config, since))
+        uvloop.run(_run(config, since, lambda: read_config(file, urls, flags, directories)))
 
 
-async def _run(config: Config, since_ms: int | None) -> None:
-    await run_until_signal(Agent(config, new_targets_since_ms=since_ms))
+async def _run(config: Config, since_ms: int | None, read: Callable[[], Config]) -> None:
+    await run_until_signal(Agent(config, new_targets_since_ms=since_ms, read=read))
 
 
 @main.command("check-config")

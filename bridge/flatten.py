@@ -153,8 +153,8 @@ def _check_time(what: str, stamp_ms: int, sample: Sample, now_ms: int) -> None:
     if stamp_ms > now_ms + FUTURE_LIMIT_MS:
         raise BadPushError(
             "future",
-            f"{what} {stamp_ms} ms is more than 10 minutes ahead of now "
-            f"({now_ms} ms){_at(sample)}; timestamps are milliseconds since 1970",
+            f"{what} {stamp_ms} ms is more than 10 minutes ahead of now ({now_ms} ms){_at(sample)}; want at most "
+            f"{now_ms + FUTURE_LIMIT_MS} (milliseconds since 1970, in OpenMetrics seconds)",
         )
 
 

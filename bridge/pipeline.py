@@ -101,7 +101,8 @@ async def accept(push: Push, committer: Committer, options: PushOptions, now_ms:
     try:
         body = await _beside(len(push.body), decode_body, push.body, push.content_encoding, options.max_body_bytes)
         content = repeat(committer.groups.get(key).parts, body, format_of(push.content_type))
-        if content is None:
+        # The form was taken before, but limits may have changed since.
+        if content is None or len(content) > options.flatten.max_series:
             content = await _beside(len(body), parse, body, push, options.flatten, now_ms)
             conflicts = tuple(committer.groups.type_conflicts(content))
         times = await _beside(len(body), _own_times, body, push, now_ms) if terms.imported else {}

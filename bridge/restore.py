@@ -99,7 +99,7 @@ def load_ledger(journal: Journal, targets: list[str], since_ms: int | None = Non
     for target in targets:
         cursor = known.pop(target, None)
         if cursor is None:
-            cursor = _new_cursor(journal, target, since_ms)
+            cursor = new_cursor(journal, target, since_ms)
         else:
             lost = pending(cursor, journal.accepted_total) - journal.samples_after(cursor.seq)
             if lost > 0:
@@ -115,7 +115,8 @@ def load_ledger(journal: Journal, targets: list[str], since_ms: int | None = Non
     return ledger
 
 
-def _new_cursor(journal: Journal, target: str, since_ms: int | None) -> CursorRow:
+def new_cursor(journal: Journal, target: str, since_ms: int | None) -> CursorRow:
+    """Where a new target starts: with the rows that arrived at `since_ms` or later, None for now."""
     seq, oldest_ms = journal.end_seq, None
     if since_ms is not None:
         with JournalReader(journal.path) as reader:

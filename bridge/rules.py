@@ -21,6 +21,10 @@ class Rules:
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         """Take rules whose patterns were checked."""
+        self.replace(rules)
+
+    def replace(self, rules: Sequence[Rule]) -> None:
+        """Have these rules from now on."""
         self._rules = [
             (rule, [(name, compile_anchored(pattern)) for name, pattern in rule.match.items()]) for rule in rules
         ]

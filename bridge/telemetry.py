@@ -93,6 +93,17 @@ class Telemetry:
         self.recoveries = Gauge(
             "pushbridge_journal_damaged", "1 when a damaged journal was set aside at this start.", registry=own
         )
+        self.reload_ok = Gauge(
+            "pushbridge_config_last_reload_successful",
+            "1 when the newest reload put the configuration in force, or none was asked for, else 0.",
+            registry=own,
+        )
+        self.reload_ok.set(1)
+        self.reload_time = Gauge(
+            "pushbridge_config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read again, 0 for never.",
+            registry=own,
+        )
         self.spooled = Counter(
             "pushbridge_spool_files",
             "Files of spool directories, by outcome: taken or failed.",
@@ -171,6 +182,12 @@ class Telemetry:
         """Count one durable transaction."""
         self.commit_operations.observe(operations)
         self.commit_seconds.observe(seconds)
+
+    def reloaded(self, *, ok: bool, at_ms: int) -> None:
+        """Note how a reload went."""
+        self.reload_ok.set(ok)
+        if ok:
+            self.reload_time.set(at_ms / 1000)
 
     def commit_failed(self, reason: str) -> None:
         """Count one failed transaction."""

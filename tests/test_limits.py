@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -6,8 +7,10 @@ from bridge.errors import BadPushError
 from bridge.flatten import FlattenOptions, flatten
 from bridge.limits import LabelLimits
 from bridge.model import Family, Labels, Sample
+from bridge.pipeline import Push, parse
 from bridge.wire.head import make_head
 from bridge.wire.remote_write import label_bytes
+from tests.blackbox import delimited as pb
 
 SMALL = LabelLimits(4, 10, 20)
 NOW_MS = 1_700_000_000_000
@@ -67,6 +70,42 @@ def test_every_label_that_is_sent_counts(where: str) -> None:
     options = FlattenOptions(long if where == "external" else {}, limits=SMALL)
     with pytest.raises(BadPushError, match="label team has 21 bytes"):
         flatten([family], grouping, options, NOW_MS)
+
+
+LONG = "v" * 2049
+PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+
+
+def protobuf(labels: str) -> bytes:
+    """A gauge with labels that are spelled as in text."""
+    pairs = [pair.split("=") for pair in labels.split(",")]
+    metric = pb.metric(pb.gauge(1))
+    for name, value in pairs:
+        metric += pb.block(1, pb.block(1, name) + pb.block(2, value.strip('"')))
+    return pb.family("x", pb.GAUGE, metric)
+
+
+WAYS: dict[str, tuple[str, Callable[[str], bytes]]] = {
+    "text": ("", lambda labels: f"x{{{labels}}} 1\n".encode()),
+    "OpenMetrics": ("application/openmetrics-text", lambda labels: f"x{{{labels}}} 1\n# EOF\n".encode()),
+    "protobuf": (PROTOBUF, protobuf),
+}
+BAD_LABELS = {
+    "too long": (f'a="{LONG}"', "has 2049 bytes"),
+    "too many": (",".join(f'a{at}="1"' for at in range(29)), "31 labels"),
+    "twice": ('a="1",a="2"', "duplicate label name"),
+    "reserved": ('__a="1"', "improper label name"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("labels", BAD_LABELS)
+def test_every_way_in_is_checked(way: str, labels: str) -> None:
+    """Labels that receivers refuse are refused in each format; files are read as text."""
+    content_type, spell = WAYS[way]
+    push = Push((("job", "j"),), replace_all=True, body=b"", content_type=content_type)
+    with pytest.raises(BadPushError, match=BAD_LABELS[labels][1]):
+        parse(spell(BAD_LABELS[labels][0]), push, FlattenOptions({}), NOW_MS)
 
 
 def test_messages_stay_short() -> None:

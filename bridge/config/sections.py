@@ -52,7 +52,7 @@ class Web(Section):
         default="", description="Prefix for all HTTP paths; by default the path of web.external-url."
     )
     enable_admin_api: bool = Field(default=False, description="Allow PUT /api/v1/admin/wipe.")
-    enable_lifecycle: bool = Field(default=False, description="Allow PUT or POST /-/quit.")
+    enable_lifecycle: bool = Field(default=False, description="Allow PUT or POST /-/quit and /-/reload.")
     expose_groups: Literal["auto", "true", "false"] = Field(
         default="auto", description="Show pushed groups on /metrics; auto: only when no target is configured."
     )

@@ -59,14 +59,8 @@ class Row(NamedTuple):
 
 def prepare(entry: Entry, rules: TargetRules) -> Row | None:
     """Give the row as the target gets it, None when it is damaged; a row that no rule changes keeps its bytes."""
-    if entry.kinds & ~rules.takes and not entry.damaged:
-        return _prepare_taken(entry, rules)
-    return _prepare(entry, rules)
-
-
-def _prepare(entry: Entry, rules: TargetRules) -> Row | None:
-    if entry.damaged:
-        return None
+    if entry.damaged or entry.kinds & ~rules.takes:
+        return None if entry.damaged else _prepare_taken(entry, rules)
     try:
         size = snappy_block.declared_length(entry.body)
         if size > MOST_ROW_BYTES:
@@ -93,7 +87,7 @@ def _prepare_taken(entry: Entry, rules: TargetRules) -> Row | None:
     for reason in missing:
         rules.note_missing(reason)
     body = snappy_block.compress(b"".join(fields))
-    row = _prepare(replace(entry, body=body, samples=len(fields), kinds=entry.kinds & rules.takes), rules)
+    row = prepare(replace(entry, body=body, samples=len(fields), kinds=entry.kinds & rules.takes), rules)
     return row and row._replace(dropped={**row.dropped, **missing})
 
 

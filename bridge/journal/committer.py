@@ -100,7 +100,8 @@ class Committer:
         self.schedule = schedule or Schedule()
         self._journal = journal
         self._now_ms = now_ms
-        self._when_full = when_full
+        self.when_full = when_full
+        """What becomes of pushes that do not fit; may be changed at any time."""
         self._observer = observer
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
@@ -234,7 +235,7 @@ class Committer:
             attempt = await self._try(waiting)
         # Dropped and written in one transaction: nothing is given up for a push that is refused in the end.
         rows = _FIRST_DROP_ROWS
-        while attempt.full and self._may_fit(attempt) and self._when_full == "drop_oldest" and attempt.all_dropped:
+        while attempt.full and self._may_fit(attempt) and self.when_full == "drop_oldest" and attempt.all_dropped:
             attempt = await self._try(waiting, rows)
             rows *= 2
         if attempt.error is None:
@@ -260,7 +261,7 @@ class Committer:
         holders = ", ".join(self.ledger.held_by)
         if (now_ms := self._now_ms()) >= self._next_told_ms:
             self._next_told_ms = now_ms + _TELL_INTERVAL_MS
-            _log.error("journal_full", when_full=self._when_full, held_by=holders, error=str(error))
+            _log.error("journal_full", when_full=self.when_full, held_by=holders, error=str(error))
         cause = f"; its oldest pushes wait for target {holders}" if holders else ""
         return JournalFullError(error.reason, f"{error}{cause}")
 

@@ -33,6 +33,11 @@ class Ledger:
         self.cursors.update(cursors)
         self.deliveries.update({row.target: row for row in deliveries})
 
+    def forget(self, target: str) -> None:
+        """Know nothing of a target any more."""
+        for known in (self.cursors, self.deliveries, self._in_hand):
+            known.pop(target, None)
+
     def floor(self, end_seq: int) -> int:
         """Newest row that every target has confirmed; with no target nothing is waited for."""
         return min((cursor.seq for cursor in self.cursors.values()), default=end_seq)

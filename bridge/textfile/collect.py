@@ -129,7 +129,7 @@ class Collect:
             known = replace(known, good_mtime_ns=before.good_mtime_ns, shape=before.shape)
         try:
             path = self.path / _utf8(name)
-            found = read_file(path, follow=True, max_bytes=self._intake.options.max_body_bytes)
+            found = read_file(path, follow=True, max_bytes=self._intake.options().max_body_bytes)
             if found is None:
                 return None
             stamp, body = found

@@ -40,17 +40,16 @@ _SPOOL_MODE = 0o1777
 class Files:
     """Looks at every directory, again and again."""
 
-    def __init__(self, config: Config, host: str, intake: Intake) -> None:
+    def __init__(self, config: Config, host: str, intake: Intake, rules: Rules) -> None:
         """Begin with what the groups tell of files; make the agent's own spool directory."""
         self.looked = asyncio.Event()
         """Set when every directory was looked at once."""
         self._committer = intake.committer
         self._changed = asyncio.Event()
         self._failed = False
-        rules = Rules(config.rules)
         # A file is there until it is removed; what a push says ends by itself.
-        options = replace(intake.options, ttl_ms=lambda grouping: rules.ttl_ms(grouping, NEVER_MS))
-        endless = replace(intake, options=options)
+        ttl_ms = lambda grouping: rules.ttl_ms(grouping, NEVER_MS)  # noqa: E731
+        endless = replace(intake, options=lambda: replace(intake.options(), ttl_ms=ttl_ms))
         ended = Ended()
         defaults = {"job": "textfile", "instance": host}
         self._collect: list[Collect] = []

@@ -15,7 +15,8 @@ class Intake:
     """The agent's parts that take files."""
 
     committer: Committer
-    options: PushOptions
+    options: Callable[[], PushOptions]
+    """Those in force."""
     telemetry: Telemetry
     now_ms: Callable[[], int]
 
@@ -24,13 +25,13 @@ class Intake:
         content = repeated(self.committer.groups.get(key).parts, body)
         if content is None:
             push = Push(dropped.grouping, dropped.replace_all, body)
-            content = parse(body, push, self.options.flatten, self.now_ms())
+            content = parse(body, push, self.options().flatten, self.now_ms())
         return content
 
     def check(self, dropped: Dropped) -> None:
         """Refuse a file whose labels make a tenant that receivers do not take; raises BadPushError."""
-        check_tenant(dropped.grouping, self.options)
+        check_tenant(dropped.grouping, self.options())
 
     def ttl_ms(self, dropped: Dropped) -> int:
         """How long a file's series are held: as it says, else as the settings say."""
-        return self.options.ttl_ms(dropped.grouping) if dropped.ttl_ms is None else dropped.ttl_ms
+        return self.options().ttl_ms(dropped.grouping) if dropped.ttl_ms is None else dropped.ttl_ms

@@ -94,7 +94,7 @@ class Spool:
         method = "put"
         stamp = listed
         try:
-            found = read_file(self.path / name, follow=False, max_bytes=self._intake.options.max_body_bytes)
+            found = read_file(self.path / name, follow=False, max_bytes=self._intake.options().max_body_bytes)
             if found is None:
                 return None
             stamp, body = found

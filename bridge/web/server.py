@@ -15,13 +15,13 @@ import structlog
 from aiohttp import web
 
 from bridge import __version__
-from bridge.config.file import Config
 from bridge.errors import PushRefusedError, TooLargeError
 from bridge.exposition.write import write_text
 from bridge.ingress.path import needs_redirect, parse_grouping_path
 from bridge.ingress.terms import read_terms
 from bridge.journal.committer import Committer
-from bridge.pipeline import Push, PushOptions, Receipt, accept, end_all, end_group
+from bridge.pipeline import Push, Receipt, accept, end_all, end_group
+from bridge.settings import Settings
 from bridge.telemetry import Telemetry
 from bridge.web import groups, responses
 from bridge.web.lane import PlainPush
@@ -44,8 +44,7 @@ _SCRAPE_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 class Site:
     """What the handlers need; joined in `bridge.app`."""
 
-    config: Config
-    options: PushOptions
+    settings: Settings
     committer: Committer
     receipts: Receipts
     runs: RunList
@@ -55,11 +54,13 @@ class Site:
     ready: Callable[[], str | None]
     """Why the agent is not ready, None when it is."""
     quit: Callable[[], None]
+    reload: Callable[[], Awaitable[str]]
+    """Puts the configuration file in force again; gives why not, nothing when it did."""
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         path, question, query = _ABSOLUTE.sub("", request.raw_path).partition("?")
-        grouping_path = push_path(path, self.config.web.prefix)
+        grouping_path = push_path(path, self.settings.config.web.prefix)
         if grouping_path is not None:
             if request.method not in _PUSH_METHODS:
                 allow = {"Allow": "DELETE, OPTIONS, POST, PUT"}
@@ -69,25 +70,25 @@ class Site:
         cleaned = needs_redirect(path)
         if cleaned is not None:
             return web.Response(status=301, headers={"Location": f"{cleaned}{question}{query}"})
-        if not path.startswith(self.config.web.prefix):
+        if not path.startswith(self.settings.config.web.prefix):
             return responses.text(404, "404 page not found")
-        return await self._route(request, path[len(self.config.web.prefix) :], question + query)
+        return await self._route(request, path[len(self.settings.config.web.prefix) :], question + query)
 
     def plain_push(self, push: PlainPush) -> Coroutine[None, None, Answer] | None:
         """Answer a push that came the short way, None when its path is no push path."""
-        path = push_path(push.path, self.config.web.prefix)
+        path = push_path(push.path, self.settings.config.web.prefix)
         if path is None:
             return None
         return self._push(push.method, path, push.query, push.headers, push.body)
 
     async def _route(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
-        if path == _WIPE and not self.config.web.enable_admin_api and request.method != "OPTIONS":
+        if path == _WIPE and not self.settings.config.web.enable_admin_api and request.method != "OPTIONS":
             return responses.text(404, "404 page not found")
         if request.method == "OPTIONS" and path.startswith("/api/v1/"):
             return responses.api_options()
         route = _ROUTES.get(_PUSH_BY_ID if path.startswith(_PUSH_BY_ID) else path)
         if route is None and path.removesuffix("/") in _ROUTES:
-            bare = f"{self.config.web.prefix}{path.removesuffix('/')}{query}"
+            bare = f"{self.settings.config.web.prefix}{path.removesuffix('/')}{query}"
             return web.Response(status=301 if request.method == "GET" else 307, headers={"Location": bare})
         if route is None:
             return responses.text(404, "404 page not found")
@@ -113,17 +114,17 @@ class Site:
         started = perf_counter()
         outcome, reason = "accepted", ""
         try:
-            grouping = parse_grouping_path(path, utf8_names=self.options.flatten.utf8_names)
+            grouping = parse_grouping_path(path, utf8_names=self.settings.push.flatten.utf8_names)
             terms = read_terms(query, headers)
             if method == "DELETE":
                 return await end_group(grouping, self.committer, terms), terms.wait_s
-            limit_bytes = self.options.max_body_bytes
+            limit_bytes = self.settings.push.max_body_bytes
             data = body if isinstance(body, bytes) else await _read(body, limit_bytes)
             if len(data) > limit_bytes:
                 raise _too_large(len(data), limit_bytes)
             content_type, content_encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "")
             push = Push(grouping, method == "PUT", data, content_type, content_encoding, terms)
-            receipt = await accept(push, self.committer, self.options, self.now_ms())
+            receipt = await accept(push, self.committer, self.settings.push, self.now_ms())
         except (ConnectionError, web.RequestPayloadError) as error:
             outcome, reason = "refused", "aborted"
             _log.debug("push_aborted", path=path, error=str(error))
@@ -144,24 +145,24 @@ class Site:
     async def metrics(self, request: web.BaseRequest) -> web.StreamResponse:
         """Own metrics, and the pushed groups when they are exposed."""
         families = list(own_families(self.telemetry.registry))
-        if self.config.exposes_groups:
-            if self.config.remote_write and _SCRAPE_HEADER in request.headers:
+        if self.settings.config.exposes_groups:
+            if self.settings.config.remote_write and _SCRAPE_HEADER in request.headers:
                 self.telemetry.groups_scraped()
-            external = self.config.global_.external_labels
+            external = self.settings.config.global_.external_labels
             for group in self.committer.groups.live():
                 families.extend(group_families(group, external))
         return web.Response(body=write_text(families).encode(), headers={"Content-Type": _TEXT})
 
     async def groups(self, _: web.BaseRequest) -> web.StreamResponse:
         """Answer /api/v1/metrics."""
-        return responses.api(groups_json(self.committer.groups.live(), self.config.global_.external_labels))
+        return responses.api(groups_json(self.committer.groups.live(), self.settings.config.global_.external_labels))
 
     async def status(self, _: web.BaseRequest) -> web.StreamResponse:
         """Answer /api/v1/status."""
         flags = {
             f"{section}.{key.replace('_', '-')}": str(value).lower() if isinstance(value, bool) else str(value)
             for section in ("web", "storage", "push", "log")
-            for key, value in getattr(self.config, section).model_dump().items()
+            for key, value in getattr(self.settings.config, section).model_dump().items()
         }
         start = datetime.fromtimestamp(self.started_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
         return responses.api({"flags": flags, "start_time": start, "build_information": {"version": __version__}})
@@ -185,13 +186,20 @@ class Site:
 
     async def stop(self, _: web.BaseRequest) -> web.StreamResponse:
         """Answer /-/quit."""
-        if not self.config.web.enable_lifecycle:
+        if not self.settings.config.web.enable_lifecycle:
             return responses.text(403, "Lifecycle API is not enabled.")
         self.quit()
         return web.Response(text="Requesting termination... Goodbye!")
 
+    async def read_again(self, _: web.BaseRequest) -> web.StreamResponse:
+        """Answer /-/reload."""
+        if not self.settings.config.web.enable_lifecycle:
+            return responses.text(403, "Lifecycle API is not enabled.")
+        fault = await self.reload()
+        return web.Response() if not fault else responses.text(500, f"failed to reload config: {fault}")
+
     async def stop_by_get(self, _: web.BaseRequest) -> web.StreamResponse:
-        """Answer GET /-/quit."""
+        """Answer GET /-/quit and /-/reload."""
         return responses.text(405, "Only POST or PUT requests allowed.")
 
 
@@ -201,6 +209,7 @@ _ROUTES: dict[str, dict[str, _Handler]] = {
     "/-/healthy": {"GET": Site.healthy},
     "/-/ready": {"GET": Site.is_ready},
     "/-/quit": {"PUT": Site.stop, "POST": Site.stop, "GET": Site.stop_by_get},
+    "/-/reload": {"PUT": Site.read_again, "POST": Site.read_again, "GET": Site.stop_by_get},
     "/api/v1/status": {"GET": Site.status},
     "/api/v1/metrics": {"GET": Site.groups},
     "/api/v1/groups": {

@@ -96,4 +96,4 @@ async def desk(
     clock = Clock(NOW_MS + 1000)
     async with committing(base / "storage", "target", now_ms=clock, max_bytes=max_bytes) as bench:
         options = PushOptions(flatten or FlattenOptions({}, max_series=5000), max_body_bytes, lambda _: NEVER_MS)
-        yield Desk(bench, base, clock, Intake(bench.committer, options, Telemetry(), clock))
+        yield Desk(bench, base, clock, Intake(bench.committer, lambda: options, Telemetry(), clock))

@@ -11,6 +11,7 @@ import pytest
 
 from bridge.config.file import Config, load
 from bridge.errors import ConfigError
+from bridge.rules import Rules
 from bridge.textfile import files as module
 from bridge.textfile.files import Files, check_directories
 from tests.textfile.desk import Desk, desk
@@ -24,10 +25,15 @@ def config(base: Path, *entries: dict[str, Any], rules: list[dict[str, Any]] | N
     )
 
 
+def make_files(settings: Config, here: Desk) -> Files:
+    """The directories of these settings."""
+    return Files(settings, "host", here.intake, Rules(settings.rules))
+
+
 @asynccontextmanager
 async def running(here: Desk, *entries: dict[str, Any], **more: Any) -> AsyncIterator[Files]:
     """Look at directories until the end of the block."""
-    files = Files(config(here.base, *entries, **more), "host", here.intake)
+    files = make_files(config(here.base, *entries, **more), here)
     task = asyncio.create_task(files.run())
     try:
         await asyncio.wait_for(files.looked.wait(), 10)
@@ -81,13 +87,13 @@ async def test_the_agent_has_a_spool_of_its_own(tmp_path: Path) -> None:
     """It is made for everybody to write into, and one that is there keeps its mode."""
     async with desk(tmp_path) as here:
         spool = tmp_path / "storage" / "spool"
-        files = Files(config(tmp_path), "host", here.intake)
+        files = make_files(config(tmp_path), here)
         assert stat.S_IMODE(spool.stat().st_mode) == 0o1777
         spool.chmod(0o700)
         here.drop("storage/spool/a.prom", "a 1\n", at_ms=5)
         await files.take_spooled()
         assert here.sent() == [("a", 1, 5)]
-        named = Files(config(tmp_path, {"directory": str(spool), "mode": "spool"}), "host", here.intake)
+        named = make_files(config(tmp_path, {"directory": str(spool), "mode": "spool"}), here)
         assert [labels for _, labels, _ in named.facts()] == [(("file", str(spool)),)]
         assert stat.S_IMODE(spool.stat().st_mode) == 0o700
 
@@ -96,7 +102,7 @@ async def test_a_spool_that_cannot_be_made_stops_nothing(tmp_path: Path) -> None
     """The agent goes on without it."""
     async with desk(tmp_path) as here:
         (tmp_path / "storage" / "spool").touch()
-        assert not list(Files(config(tmp_path), "host", here.intake).facts())
+        assert not list(make_files(config(tmp_path), here).facts())
 
 
 async def test_ttl_of_collected_files(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ async def test_labels_that_make_no_tenant_are_refused(tmp_path: Path) -> None:
     """The file is told to be wrong, or set aside with the reason, and nothing of its group is sent."""
     rules = Rules(load('rules: [{match: {}, tenant: "{team}"}]', "c").rules)
     async with desk(tmp_path) as one:
-        one.intake = replace(one.intake, options=replace(one.intake.options, tenant=rules.tenant))
+        options = replace(one.intake.options(), tenant=rules.tenant)
+        one.intake = replace(one.intake, options=lambda: options)
         spool, collect = one.spool(), one.collect()
         for directory in ("s", "c"):
             one.drop(f"{directory}/bad.prom", BAD)

@@ -84,7 +84,7 @@ async def test_a_report_that_came_by_http_as_well_is_taken_once(tmp_path: Path) 
     async with desk(tmp_path) as here:
         spool = here.spool()
         push = Push((("job", "backup"),), replace_all=False, body=b"a 1\n", terms=Terms(key="k-1"))
-        await accept(push, here.bench.committer, here.intake.options, here.clock.ms)
+        await accept(push, here.bench.committer, here.intake.options(), here.clock.ms)
         here.drop("s/1.prom", BACKUP)
         await spool.look()
         assert (len(here.sent()), names(tmp_path / "s"), counted(here, "failed")) == (1, [], 0)

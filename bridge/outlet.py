@@ -1,0 +1,135 @@
+"""A target's way out put together: settings, journal, hold and client joined to a sender.
+
+Owns which setting becomes which part of a sender. When there is a sender is `bridge.targets`' business.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import structlog
+
+from bridge.config.remote_write import RemoteWrite
+from bridge.delivery.batch import Request
+from bridge.delivery.client import RemoteWriteClient
+from bridge.delivery.connect import connect
+from bridge.delivery.metadata import MetadataSender, MetadataTimes
+from bridge.delivery.negotiation import Negotiation
+from bridge.delivery.rewrite import TargetRules
+from bridge.delivery.sender import Options, Sender
+from bridge.delivery.target import rules_of_target, speaks_version_2
+from bridge.heartbeat import Heartbeat
+from bridge.hold import TargetHold
+from bridge.journal.committer import Committer
+from bridge.journal.reader import JournalReader
+from bridge.journal.rows import CUSTOM_IN_RW1, NATIVE_DISABLED
+from bridge.settings import Settings
+from bridge.telemetry import Telemetry
+
+_log = structlog.get_logger(__name__)
+_WANTED = {
+    NATIVE_DISABLED: "send_native_histograms: true",
+    CUSTOM_IN_RW1: "protobuf_message: io.prometheus.write.v2.Request",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """What all targets' senders are made of."""
+
+    settings: Settings
+    committer: Committer
+    journal: Path
+    heartbeat: Heartbeat
+    telemetry: Telemetry
+    now_ms: Callable[[], int]
+
+    @asynccontextmanager
+    async def open(self, target: RemoteWrite) -> AsyncIterator[Sender]:
+        """Hand over a target's sender; metadata goes out beside it until the block ends."""
+        note_missing = cache(partial(_note_missing, target.target))
+        utf8_names = self.settings.config.push.enable_utf8_names
+        rules = rules_of_target(target, self.settings.rules, utf8_names=utf8_names, note_missing=note_missing)
+        # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
+        with JournalReader(self.journal, lambda: self.committer.known_seq) as reader:
+            async with self._connect(target) as client:
+                if not target.metadata_config.send or speaks_version_2(target):
+                    yield self._sender(target, client, reader, rules)
+                    return
+                describing = asyncio.create_task(self._metadata(target, client, rules).run())
+                try:
+                    yield self._sender(target, client, reader, rules)
+                finally:
+                    describing.cancel()
+                    await asyncio.gather(describing, return_exceptions=True)
+
+    def _connect(self, target: RemoteWrite) -> AbstractAsyncContextManager[RemoteWriteClient]:
+        name, describe = target.target, self.committer.groups.descriptions.of_series
+        return connect(
+            target,
+            now_s=lambda: self.now_ms() / 1000,
+            negotiation=Negotiation(name, target.protobuf_message, describe, self.telemetry),
+            sent=lambda size: self.telemetry.sent(name, size),
+        )
+
+    def _sender(
+        self, target: RemoteWrite, client: RemoteWriteClient, reader: JournalReader, rules: TargetRules
+    ) -> Sender:
+        committer, queue, tenant_of = self.committer, target.queue_config, self.settings.rules.tenant_at_target
+        hold = TargetHold(
+            committer.groups,
+            lambda: committer.newest_tick,
+            queue.max_samples_per_send,
+            lambda at_ms: self.heartbeat.points(at_ms, tenant_of),
+            rules,
+        )
+        return Sender(
+            target.target,
+            target.url,
+            reader=reader,
+            hand_out=committer.ledger.hand_out,
+            confirm=committer.confirm,
+            wait_for_work=lambda seq: committer.wait_for_work(seq, hold.tick),
+            hold=hold,
+            client=client,
+            observer=self.telemetry,
+            clock_s=time.monotonic,
+            sleep=asyncio.sleep,
+            random_01=random.random,
+            cursor=committer.ledger.cursors[target.target].seq,
+            options=Options(
+                queue.max_samples_per_send,
+                capacity=queue.capacity,
+                min_shards=queue.min_shards,
+                max_shards=queue.max_shards,
+                min_backoff_s=queue.min_backoff,
+                max_backoff_s=queue.max_backoff,
+                on_rejected=target.on_rejected,
+                rules=rules,
+            ),
+            probe=lambda: Request(self.heartbeat.probe(self.now_ms()), 1),
+        )
+
+    def _metadata(self, target: RemoteWrite, client: RemoteWriteClient, rules: TargetRules) -> MetadataSender:
+        times, queue = target.metadata_config, target.queue_config
+        return MetadataSender(
+            target.target,
+            target.url,
+            MetadataTimes(times.send_interval, times.max_samples_per_send, queue.min_backoff, queue.max_backoff),
+            live=self.committer.groups.live,
+            tenant_of=rules.tenant_of,
+            client=client,
+            observer=self.telemetry,
+            clock_s=time.monotonic,
+            sleep=asyncio.sleep,
+            random_01=random.random,
+        )
+
+
+def _note_missing(target: str, reason: str) -> None:
+    _log.warning("native_histograms_not_sent", target=target, reason=reason, want=_WANTED[reason])
