@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bridge.content import Content, FamilyShape
-from bridge.groups import GAUGE_HELP, PUSH_FAILURE_TIME, PUSH_TIME
+from bridge.groups import GAUGE_HELP
 from bridge.model import Metadata, MetricType
 
 OWN_SERIES: Final = {
-    PUSH_TIME: Metadata("gauge", GAUGE_HELP[PUSH_TIME]),
-    PUSH_FAILURE_TIME: Metadata("gauge", GAUGE_HELP[PUSH_FAILURE_TIME]),
+    **{name: Metadata("gauge", text) for name, text in GAUGE_HELP.items()},
     "pushbridge_up": Metadata("gauge", "1: the agent runs."),
     "pushbridge_start_time_seconds": Metadata("gauge", "When the agent started, in Unix seconds."),
     "pushbridge_job_overdue": Metadata("gauge", "1 when a run, or a push, is late by more than its grace."),

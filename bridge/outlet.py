@@ -74,7 +74,7 @@ class Outlets:
             target,
             now_s=lambda: self.now_ms() / 1000,
             negotiation=Negotiation(name, target.protobuf_message, describe, self.telemetry),
-            sent=lambda size: self.telemetry.sent(name, size),
+            sent=lambda size_bytes: self.telemetry.sent(name, size_bytes),
         )
 
     def _sender(
