@@ -23,6 +23,7 @@ from bridge.browse.series import Choice
 from bridge.config.file import Config, read
 from bridge.config.remote_write import RemoteWrite
 from bridge.delivery.connect import connect
+from bridge.delivery.negotiation import Negotiation
 from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError
 from bridge.journal.archive import Archive, Span
@@ -189,7 +190,9 @@ async def _replay(work: Replay, archive: Archive, span: Span, target: RemoteWrit
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with AsyncExitStack() as connections:
         if target is not None:
-            connected = connect(target, now_s=lambda: wall_ms() / 1000)
+            # Native histograms with custom buckets have no other way than 2.0; types are not known here.
+            negotiation = Negotiation(target.target, target.protobuf_message)
+            connected = connect(target, now_s=lambda: wall_ms() / 1000, negotiation=negotiation)
             work.client = await connections.enter_async_context(connected)
         try:
             with _progress("replaying", span.rows, shown=sys.stderr.isatty()) as settled:

@@ -38,13 +38,23 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Traced:
+    """One exemplar."""
+
+    labels: tuple[tuple[str, str], ...]
+    value: float
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sent:
     """One series of one request."""
 
     labels: tuple[tuple[str, str], ...]
     """In the order of the wire."""
     points: tuple[Point, ...]
-    histograms: int
+    histograms: tuple[pb.Histogram | pb2.Histogram, ...] = ()
+    exemplars: tuple[Traced, ...] = ()
     type: int = 0
     help: str = ""
     unit: str = ""
@@ -74,17 +84,29 @@ def _sent(
         Point(struct.pack("<d", one.value), one.timestamp, one.start_timestamp if isinstance(one, pb2.Sample) else 0)
         for one in series.samples
     )
+    traced = tuple(Traced(_exemplar_labels(message, one), one.value, one.timestamp) for one in series.exemplars)
     if isinstance(series, pb.TimeSeries) or isinstance(message, pb.WriteRequest):
-        return Sent(labels, points, len(series.histograms))
+        return Sent(labels, points, tuple(series.histograms), traced)
     about = series.metadata
     return Sent(
         labels,
         points,
-        len(series.histograms),
+        tuple(series.histograms),
+        traced,
         about.type,
         message.symbols[about.help_ref],
         message.symbols[about.unit_ref],
     )
+
+
+def _exemplar_labels(
+    message: pb.WriteRequest | pb2.Request, exemplar: pb.Exemplar | pb2.Exemplar
+) -> tuple[tuple[str, str], ...]:
+    if isinstance(exemplar, pb.Exemplar):
+        return tuple((label.name, label.value) for label in exemplar.labels)
+    assert isinstance(message, pb2.Request)
+    strings = [message.symbols[ref] for ref in exemplar.labels_refs]
+    return tuple(zip(strings[::2], strings[1::2], strict=True))
 
 
 class Run:
@@ -96,12 +118,16 @@ class Run:
         self.receiver = receiver
         self.server = server
 
-    def push(self, case: str, body: str, content_type: str = "text/plain; version=0.0.4", method: str = "PUT") -> int:
+    def push(
+        self, case: str, body: str | bytes, content_type: str = "text/plain; version=0.0.4", method: str = "PUT"
+    ) -> int:
         """Push to the group of a case; give the status."""
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
         try:
             path = f"/metrics/job/test/instance/{case}"
-            connection.request(method, path, body.encode(), {"Content-Type": content_type})
+            connection.request(
+                method, path, body.encode() if isinstance(body, str) else body, {"Content-Type": content_type}
+            )
             return connection.getresponse().status
         finally:
             connection.close()

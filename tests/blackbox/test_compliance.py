@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import snappy
 
+from tests.blackbox import delimited
 from tests.blackbox.compliance import MESSAGES, OPENMETRICS, PUSH_TIMES, Point, Run, Sent, Trace, sent_by
 from tests.blackbox.load import metrics
 from tests.blackbox.scripted_receiver import Request, ScriptedReceiver, Step
@@ -84,6 +85,27 @@ STARTED = (
     'started_total{kind="a"} 5\nstarted_created{kind="a"} 1600000000.5\n'
     "# HELP rest_seconds Rest.\n# TYPE rest_seconds gauge\n# UNIT rest_seconds seconds\nrest_seconds 1\n# EOF\n"
 )
+TRACED = (
+    "# TYPE traced counter\n"
+    'traced_total 5 # {trace_id="4bf92f35",span_id="00f067aa",custom="ü"} 3.5 1600000000.25\n'
+    "# TYPE spent_seconds histogram\n"
+    'spent_seconds_bucket{le="1.0"} 1 # {trace_id="a"} 0.5\n'
+    'spent_seconds_bucket{le="+Inf"} 2 # {trace_id="b"} 7\n'
+    "spent_seconds_sum 7.5\nspent_seconds_count 2\n# EOF\n"
+)
+PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+NATIVE = delimited.family(
+    "native",
+    delimited.HISTOGRAM,
+    delimited.metric(delimited.block(7, delimited.native(6, 1.5, -2, 1, 1, 1))),
+    help_text="Native.",
+) + delimited.family(
+    "custom",
+    delimited.HISTOGRAM,
+    delimited.metric(
+        delimited.block(7, delimited.native(3, 1.5, 0, 1, 1, schema=-53) + delimited.classic((0.5, 1), (math.inf, 3)))
+    ),
+)
 DELAYS = 20
 
 
@@ -99,9 +121,10 @@ def target(receiver: ScriptedReceiver, version: str) -> str:
     What is refused is dropped, as the suites want it: the halves of a refused request are new requests to us.
     """
     return (
-        f"push: {{hold_interval: {quiet_interval_s()}s}}\n"
+        f"push: {{max_label_value_length: 16384, hold_interval: {quiet_interval_s()}s}}\n"
         f"remote_write: [{{url: '{receiver.url}', name: target, protobuf_message: {MESSAGES[version]},"
-        " on_rejected: drop, remote_timeout: 2s, queue_config: {min_backoff: 30ms, max_backoff: 300ms}}]\n"
+        " send_exemplars: true, send_native_histograms: true, on_rejected: drop, remote_timeout: 2s,"
+        " queue_config: {min_backoff: 30ms, max_backoff: 300ms}}]\n"
     )
 
 
@@ -115,6 +138,8 @@ def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             run = Run(version, receiver, server)
             statuses = {case: run.push(case, body) for case, body in BODIES.items()}
             statuses["start_timestamp"] = run.push("start_timestamp", STARTED, OPENMETRICS)
+            statuses["exemplars"] = run.push("exemplars", TRACED, OPENMETRICS)
+            statuses["native"] = run.push("native", NATIVE, PROTOBUF)
             for number in range(30):
                 body = "".join(f'ordered{{at="{at}"}} {number}\n' for at in range(100))
                 statuses["sample_ordering"] = run.push("sample_ordering", body)
@@ -124,7 +149,8 @@ def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         assert account.dropped == {}
         requests = tuple(receiver.requests())
     assert len(requests) > 1
-    assert sum(len(one.points) for one in chain.from_iterable(map(sent_by, requests))) >= account.accepted
+    arrived = [one for request in requests for one in sent_by(request)]
+    assert sum(len(one.points) + len(one.histograms) for one in arrived) >= account.accepted
     return Trace(version, requests, statuses)
 
 
@@ -262,6 +288,35 @@ def test_invalid_series_do_not_arrive(trace: Trace, case: str) -> None:
 VERSION_2 = pytest.mark.parametrize("trace", ["2.0"], indirect=True)
 
 
+def test_exemplar_encoding(trace: Trace) -> None:
+    """TestExemplarEncoding: trace_id, span_id, custom labels, on counters and buckets, with value and time."""
+    (traced,) = trace.one("exemplars", "traced_total").exemplars
+    assert dict(traced.labels) == {"trace_id": "4bf92f35", "span_id": "00f067aa", "custom": "ü"}
+    assert (traced.value, traced.timestamp_ms) == (3.5, 1_600_000_000_250)
+    buckets = [one for one in trace.of("exemplars") if one.name == "spent_seconds_bucket"]
+    assert [(one.exemplars[0].labels, one.exemplars[0].value) for one in buckets] == [
+        ((("trace_id", "a"),), 0.5),
+        ((("trace_id", "b"),), 7.0),
+    ]
+    for one in buckets:
+        assert one.exemplars[0].timestamp_ms == one.points[0].timestamp_ms
+
+
+def test_native_histogram_encoding(trace: Trace) -> None:
+    """TestHistogramEncoding: count, sum, schema, time and buckets of a native histogram; custom ones only in 2.0."""
+    if trace.version == "1.0":
+        assert trace.statuses["native"] == 400
+        return
+    (found,) = trace.one("native", "native").histograms
+    assert (found.count_int, found.sum, found.schema) == (6, 1.5, 3)
+    assert [(span.offset, span.length) for span in found.positive_spans] == [(-2, 3)]
+    assert list(found.positive_deltas) == [1, 1, 1]
+    assert found.timestamp > 10**12
+    assert (trace.one("native", "native").type, trace.one("native", "native").help) == (3, "Native.")
+    (custom,) = trace.one("native", "custom").histograms
+    assert (custom.schema, list(custom.custom_values)) == (-53, [0.5])
+
+
 @VERSION_2
 def test_symbol_table(trace: Trace) -> None:
     """TestSymbolTable: "" first, no string twice and none for nothing, references valid and in pairs."""
@@ -272,6 +327,9 @@ def test_symbol_table(trace: Trace) -> None:
         for series in message.timeseries:
             assert len(series.labels_refs) % 2 == 0
             used.update(series.labels_refs, (series.metadata.help_ref, series.metadata.unit_ref))
+            for exemplar in series.exemplars:
+                assert len(exemplar.labels_refs) % 2 == 0
+                used.update(exemplar.labels_refs)
         assert used == set(range(len(message.symbols)))
     shared = {text for one in trace.of("symbols") for pair in one.labels for text in pair}
     assert len(shared) <= 30
@@ -321,7 +379,7 @@ def test_histogram_encoding(trace: Trace) -> None:
 def test_no_mixed_with_samples(trace: Trace) -> None:
     """no_mixed_with_samples: every series has one sample or one histogram, never both and never none."""
     for one in trace.series:
-        assert len(one.points) + one.histograms == 1
+        assert len(one.points) + len(one.histograms) == 1
 
 
 def test_combined_features(trace: Trace) -> None:
@@ -375,7 +433,7 @@ def test_version_1_has_nothing_of_version_2(trace: Trace) -> None:
     """TestRemoteWrite1Compatibility: no native histograms, no start timestamps, one version all the time."""
     assert {request.version for request in trace.requests} == {trace.version}
     if trace.version == "1.0":
-        assert all(one.histograms == 0 for one in trace.series)
+        assert all(not one.histograms for one in trace.series)
         assert all(
             not math.isnan(point.start_ms) and point.start_ms == 0 for one in trace.series for point in one.points
         )
