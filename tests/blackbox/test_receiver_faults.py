@@ -268,7 +268,7 @@ def test_rows_dropped_behind_a_sender_are_counted(tmp_path: Path) -> None:
                 number += 1
                 client.must_accept(one_value("bulk", number, padding=compressible))
         receiver.start()
-        assert settled_account(server.port, 3).pending == 0
+        assert settled_account(server.port).pending == 0
 
 
 def test_a_push_that_needs_the_room_of_many_rows_is_taken(tmp_path: Path) -> None:
