@@ -6,6 +6,7 @@
 import sys
 
 __all__ = ["main"]
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -20,9 +21,13 @@ def main() -> None:
 
         push(sys.argv[2:], prog_name="pushbridge push")
     else:
-        from bridge.cli import main as any_command  # noqa: PLC0415 - brings the agent with all its libraries
+        try:
+            from bridge.cli import main as any_command  # noqa: PLC0415 - brings the agent with all its libraries
 
-        any_command(prog_name="pushbridge")
+            any_command(prog_name="pushbridge")
+        except KeyboardInterrupt:
+            # Ctrl-C before anything has started.
+            sys.exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
 import structlog
@@ -30,6 +30,7 @@ from bridge.log import set_up as set_up_log
 from bridge.migration.command import import_groups
 from bridge.push import push
 from bridge.receiver import SampleStore, serve
+from bridge.textfile.files import check_directories
 from bridge.wrapper.command import exec_
 
 _SECTIONS: dict[str, type[BaseModel]] = {"web": Web, "storage": Storage, "push": Push, "log": Log}
@@ -49,7 +50,9 @@ def _flag(section: str, key: str, field: FieldInfo) -> Callable[[Callable[..., A
     text = f"{field.description} [default: {default}]" if default != "" else field.description
     if field.annotation is bool:
         return click.option(name, f"{section}__{key}", is_flag=True, default=None, help=text)
-    return click.option(name, f"{section}__{key}", default=None, metavar="VALUE", help=text)
+    words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    metavar = f"[{'|'.join(words)}]" if words else "VALUE"
+    return click.option(name, f"{section}__{key}", default=None, metavar=metavar, help=text)
 
 
 def read_config(
@@ -118,6 +121,7 @@ def check_config(file: str) -> None:
     """Check a configuration file; exit 2 names every fault with its line."""
     with told_faults():
         config = read_config(file, (), {})
+        check_directories(config)
     for target, key, words in config.warnings:
         click.echo(f"{file}: warning: remote_write {target}: {key}: {words}", err=True)
     click.echo(f"{file}: ok")

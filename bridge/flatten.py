@@ -28,6 +28,9 @@ _MEMBER_SUFFIXES = {
 _FLOAT_LABEL = {"summary": "quantile", "histogram": "le", "gaugehistogram": "le"}
 FUTURE_LIMIT_MS = 10 * 60 * 1000
 """Receivers refuse samples further ahead, and one older Prometheus is poisoned by them (protocol.md section 0)."""
+_LEAST_SECONDS = 1_000_000_000
+_NEAR_NOW_S = 5 * 365 * 24 * 3600
+"""A timestamp that is no further from now, read as seconds, was meant so: receivers take none of January 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,12 @@ def _check_sample(sample: Sample, options: FlattenOptions, now_ms: int) -> None:
 
 
 def _check_time(what: str, stamp_ms: int, sample: Sample, now_ms: int) -> None:
+    if stamp_ms > _LEAST_SECONDS and abs(stamp_ms - now_ms // 1000) < _NEAR_NOW_S:
+        raise BadPushError(
+            "seconds",
+            f"{what} {stamp_ms} is a time near now in seconds{_at(sample)}; want milliseconds since 1970, such as "
+            f"{stamp_ms * 1000}",
+        )
     if stamp_ms > now_ms + FUTURE_LIMIT_MS:
         raise BadPushError(
             "future",

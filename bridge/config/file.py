@@ -4,7 +4,7 @@ Owns the file's errors (source, line, key, what was got and wanted) and what sec
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,17 @@ _QUOTED = re.compile(r"'[^'<]{2,}'")
 class _AsWritten(yaml.SafeLoader):
     """Reads scalars as they are written, only null is none: a tenant 007 and a password 1e3 are texts.
 
-    The settings' types do the rest.
+    The settings' types do the rest. A key that stands twice is an error: one of the two would be lost.
     """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Read a mapping."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _AsWritten.yaml_implicit_resolvers = {

@@ -41,6 +41,8 @@ def read_terms(query: str, headers: Mapping[str, str]) -> Terms:
 
     The header stands over the query for the TTL. Unknown query parameters are left alone, as Pushgateway does.
     """
+    if KEY in headers and not headers[KEY]:
+        raise _bad(KEY, "nothing", f"1 to {_MAX_KEY_CHARS} printable characters, or no such header")
     given = (headers.get(TTL, ""), headers.get(KEY, ""), headers.get(IMPORT, ""))
     if not query and given == ("", "", ""):
         return NO_TERMS

@@ -1,6 +1,5 @@
 """The command `exec`: its flags, and the course of a run from the first report to the exit code."""
 
-import os
 import re
 import sys
 import time
@@ -20,7 +19,7 @@ from bridge.peer import Peer
 from bridge.posting import grouping_labels
 from bridge.wrapper.metrics_file import VARIABLE, metrics_file, read
 from bridge.wrapper.outbox import PATIENCE_S, Outbox
-from bridge.wrapper.process import SignalRelay
+from bridge.wrapper.process import SignalRelay, own_environment
 from bridge.wrapper.process import run as run_process
 from bridge.wrapper.report import End, Report, Run, end_report, metrics_report, start_report
 
@@ -152,7 +151,7 @@ def _course(run: Run, command: tuple[str, ...], timeout_s: float | None, outbox:
     relay = SignalRelay()
     _send(outbox, start_report(run))
     with metrics_file(_tell) as path:
-        finished = run_process(command, {**os.environ, VARIABLE: str(path)}, relay, timeout_s)
+        finished = run_process(command, {**own_environment(), VARIABLE: str(path)}, relay, timeout_s)
         # A clock that was set back must not make a finished run look like a running one.
         end_ms = max(_now_ms(), run.start_ms)
         body = read(path, _tell)

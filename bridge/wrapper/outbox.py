@@ -30,6 +30,16 @@ _WORDS: Final = {"start": "start of the run", "metrics": "metrics of the job", "
 _LONGEST_TEXT: Final = 500
 # The agent runs as another user than most jobs, whose umask may hide their files.
 _FILE_MODE: Final = 0o644
+_SPOOL_MODE: Final = 0o1777
+
+
+def _make(spool: Path) -> None:
+    """Make the directory; root's is for everybody, as the agent makes it."""
+    if not spool.is_dir():
+        spool.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            # The umask does not apply to this.
+            spool.chmod(_SPOOL_MODE)
 
 
 class Outbox:
@@ -83,7 +93,7 @@ class Outbox:
     def _keep(self, report: Report, why: str) -> None:
         name = spool_name(report, self._spooled_ms + 1)
         try:
-            self._spool.mkdir(parents=True, exist_ok=True)
+            _make(self._spool)
             _write_durably(self._spool, name, spool_text(report), report.time_ms)
         except OSError as error:
             fault = f"cannot write to {self._spool}: {error.strerror}"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -37,6 +38,18 @@ _OURS_TO_UNDO: Final = tuple(
 )
 _RSS_UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 1024
 _GROUP_POLL_S: Final = 0.02
+_AS_STARTED: Final = Path("/proc/self/environ")
+_COERCED: Final = "LC_CTYPE"
+
+
+def own_environment() -> dict[str, str]:
+    """The environment that we were started with; Python gives itself a locale where there is none."""
+    environment = dict(os.environ)
+    with suppress(OSError):
+        given = _AS_STARTED.read_bytes().split(b"\0")
+        if not any(entry.startswith(f"{_COERCED}=".encode()) for entry in given):
+            environment.pop(_COERCED, None)
+    return environment
 
 
 @dataclass(frozen=True, slots=True)

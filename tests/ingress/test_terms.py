@@ -37,9 +37,10 @@ def test_a_key_that_cannot_be_kept(key: str) -> None:
         read_terms("", {KEY: key})
 
 
-def test_an_empty_key_is_none() -> None:
-    """A header without a value asks for nothing."""
-    assert read_terms("", {KEY: ""}) == NO_TERMS
+def test_an_empty_key_is_refused() -> None:
+    """A header without a value would promise what it does not give."""
+    with pytest.raises(BadPushError, match="Idempotency-Key: got nothing, want 1 to 255 printable characters"):
+        read_terms("", {KEY: ""})
 
 
 @pytest.mark.parametrize(
