@@ -43,13 +43,13 @@ def letter_text(letter: DeadLetter, origin: Origin | None, journal_id: str) -> s
     """Give a letter for people: a line, and one more for each sample that was read."""
     found = _points(letter)
     push = _push_id(origin, journal_id) or "-"
-    group = series_text(tuple(_labels(origin, found)))
+    labels = _labels(origin, found)
     parts = [
         f"{letter.id}",
         time_text(letter.at_ms),
         letter.target,
         push,
-        group,
+        series_text(labels) if labels else "-",
         f"{letter.samples} sample{'s' * (letter.samples != 1)}",
         f"{letter.status} {json.dumps(letter.words, ensure_ascii=False)}",
     ]
