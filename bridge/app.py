@@ -32,6 +32,7 @@ from bridge.telemetry import AccountCollector, FileCollector, OverdueCollector, 
 from bridge.textfile.files import Files, check_directories
 from bridge.textfile.intake import Intake
 from bridge.timekeeper import Timekeeper
+from bridge.web.dead_letters import DeadLetters
 from bridge.web.listener import Listener
 from bridge.web.receipts import Receipts
 from bridge.web.runs import RunList
@@ -105,6 +106,7 @@ class Agent:
         self._heartbeat = Heartbeat(f"{host}:{self._socket.getsockname()[1]}", external, now_ms())
         self._heartbeat.add(lambda at_ms: schedule.facts(groups.live(), at_ms), about_agent=False)
         self._tell_of_journal()
+        self._outlets = Outlets(self._settings, self.committer, self._journal, self._heartbeat, self.telemetry, now_ms)
         self.stopping = asyncio.Event()
         self._reloader: Reloader | None = None
         self._site = self._make_site()
@@ -135,6 +137,7 @@ class Agent:
             self.committer,
             Receipts(self.committer, self._history, self._journal.id),
             RunList(self.committer, self._history, self._now_ms),
+            DeadLetters(self.committer, self._history, self._journal.id, self._now_ms, self._outlets.send_again),
             self.telemetry,
             self._now_ms,
             self._now_ms(),
@@ -161,8 +164,7 @@ class Agent:
         await self._files.take_spooled()
         listener = Listener(self._site)
         await listener.start(self._socket)
-        outlets = Outlets(self._settings, self.committer, self._journal, self._heartbeat, self.telemetry, self._now_ms)
-        targets = Targets(outlets.open, _STOP_SENDERS_S)
+        targets = Targets(self._outlets.open, _STOP_SENDERS_S)
         await targets.apply(self.config.remote_write)
         read = self._read or (lambda: self.config)
         self._reloader = Reloader(

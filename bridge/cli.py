@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from bridge import __version__
 from bridge.app import Agent, run_until_signal
 from bridge.browse.command import journal
+from bridge.browse.dead_letters import dead_letters
 from bridge.browse.options import moment, told_faults
 from bridge.config.file import Config, read
 from bridge.config.sections import Log, Push, Storage, Web
@@ -81,6 +82,7 @@ main.add_command(push)
 main.add_command(exec_)
 main.add_command(import_groups)
 main.add_command(journal)
+main.add_command(dead_letters)
 
 
 @main.command()

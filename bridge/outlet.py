@@ -6,7 +6,7 @@ Owns which setting becomes which part of a sender. When there is a sender is `br
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,6 +19,7 @@ from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.connect import connect
 from bridge.delivery.metadata import MetadataSender, MetadataTimes
 from bridge.delivery.negotiation import Negotiation
+from bridge.delivery.resend import Clock, Resent, Way, resend
 from bridge.delivery.rewrite import TargetRules
 from bridge.delivery.sender import Options, Sender
 from bridge.delivery.target import rules_of_target, speaks_version_2
@@ -26,7 +27,7 @@ from bridge.heartbeat import Heartbeat
 from bridge.hold import TargetHold
 from bridge.journal.committer import Committer
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import CUSTOM_IN_RW1, NATIVE_DISABLED
+from bridge.journal.rows import CUSTOM_IN_RW1, NATIVE_DISABLED, DeadLetter
 from bridge.journal.store import Journal
 from bridge.settings import Settings
 from bridge.telemetry import Telemetry
@@ -77,6 +78,20 @@ class Outlets:
             sent=lambda size_bytes: self.telemetry.sent(name, size_bytes),
         )
 
+    async def send_again(self, name: str, letters: Sequence[DeadLetter]) -> Resent | None:
+        """Send dead letters to the target of that name, over connections of their own; None when there is none."""
+        target = next((target for target in self.settings.config.remote_write if target.target == name), None)
+        if target is None:
+            return None
+        queue, clock = target.queue_config, Clock(time.monotonic, asyncio.sleep, random.random)
+        async with self._connect(target) as client:
+            way = Way(
+                name, target.url, client, self.telemetry, self._probe, queue.max_samples_per_send, queue.min_backoff
+            )
+            resent = await resend(letters, way, clock)
+        self.telemetry.letters_replayed.labels(name).inc(resent.samples)
+        return resent
+
     def _sender(
         self, target: RemoteWrite, client: RemoteWriteClient, reader: JournalReader, rules: TargetRules
     ) -> Sender:
@@ -104,7 +119,7 @@ class Outlets:
             cursor=committer.ledger.cursors[target.target].seq,
             sent_before=self.journal.end_seq,
             options=self._options(target, rules),
-            probe=lambda: Request(self.heartbeat.probe(self.now_ms()), 1),
+            probe=self._probe,
         )
 
     def _options(self, target: RemoteWrite, rules: TargetRules) -> Options:
@@ -122,6 +137,9 @@ class Outlets:
             rules=rules,
             oldest_ms=(lambda: self.now_ms() - age_ms) if age_ms else None,
         )
+
+    def _probe(self) -> Request:
+        return Request(self.heartbeat.probe(self.now_ms()), 1)
 
     def _metadata(self, target: RemoteWrite, client: RemoteWriteClient, rules: TargetRules) -> MetadataSender:
         times, queue = target.metadata_config, target.queue_config

@@ -151,6 +151,12 @@ class Telemetry:
             ["target", "type"],
             registry=own,
         )
+        self.letters_replayed = Counter(
+            "pushbridge_dead_letters_replayed",
+            "Samples of dead letters that the target took when they were sent again.",
+            ["target"],
+            registry=own,
+        )
         self.retried_samples = Counter(
             "pushbridge_samples_retried", "Samples that were sent again.", ["target"], registry=own
         )

@@ -5,7 +5,6 @@ Owns the commands, their exit codes and what is printed; each does its work in a
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,11 +15,11 @@ from typing import Any
 import click
 
 from bridge.browse import account, export
-from bridge.browse.options import place, tell, tell_reach, told_faults, wall_ms, window
+from bridge.browse.options import config_at, place, quiet_end, tell, tell_reach, told_faults, wall_ms, window
 from bridge.browse.pushes import Pushes
 from bridge.browse.replay import Replay, Tally
 from bridge.browse.series import Choice
-from bridge.config.file import Config, read
+from bridge.config.file import Config
 from bridge.config.remote_write import RemoteWrite
 from bridge.delivery.connect import connect
 from bridge.delivery.negotiation import Negotiation
@@ -54,7 +53,7 @@ def journal() -> None:
 def stats(*, file: str | None, path: str | None, max_bytes: str | None, form: str) -> None:
     """Tell how much the journal holds, and how far each target is."""
     with told_faults():
-        config = _config(file, path, max_bytes)
+        config = config_at(file, path, max_bytes)
         with Archive(config.storage.path) as archive:
             told = account.document(
                 str(archive.path), archive.id, archive.overview(), config.storage.max_bytes, wall_ms()
@@ -83,7 +82,7 @@ def list_(
 
     With --match those that have such a series. --format json is a line for each.
     """
-    with told_faults(), _quiet_end(), Archive(_config(file, path).storage.path) as archive:
+    with told_faults(), quiet_end(), Archive(config_at(file, path).storage.path) as archive:
         tell_reach(since_ms, archive.begins_ms())
         span = archive.span(since_ms, until_ms)
         found = Pushes(archive, span, Choice(selector), samples).newest()
@@ -116,7 +115,7 @@ def export_(
     """
     if form == "parquet" and output is None:
         raise click.UsageError("--format parquet needs --output FILE")
-    with told_faults(), _quiet_end(), Archive(_config(file, path).storage.path) as archive:
+    with told_faults(), quiet_end(), Archive(config_at(file, path).storage.path) as archive:
         tell_reach(since_ms, archive.begins_ms())
         span = archive.span(since_ms, until_ms)
         shows = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
@@ -155,7 +154,7 @@ def replay(
     was sent, 1 when something was refused or damaged, 130 after Ctrl-C, which tells how to go on.
     """
     with told_faults():
-        config = _config(file, path)
+        config = config_at(file, path)
         target = _target(config, name)
         set_up_log(config.log)
         with Archive(config.storage.path) as archive:
@@ -202,11 +201,6 @@ async def _replay(work: Replay, archive: Archive, span: Span, target: RemoteWrit
     return True
 
 
-def _config(file: str | None, path: str | None, max_bytes: str | None = None) -> Config:
-    given = {name: value for name, value in (("path", path), ("max_bytes", max_bytes)) if value is not None}
-    return read(file, {"storage": given} if given else None)
-
-
 def _target(config: Config, name: str) -> RemoteWrite:
     for target in config.remote_write:
         if target.target == name:
@@ -231,15 +225,3 @@ def _progress(label: str, length: int, *, shown: bool) -> Iterator[Callable[[int
     bar: Any
     with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
         yield bar.update
-
-
-@contextmanager
-def _quiet_end() -> Iterator[None]:
-    """Whoever read the output has seen enough."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes standard output once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

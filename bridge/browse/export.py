@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from bridge.browse.reading import read_points
-from bridge.browse.series import Choice, Point
+from bridge.browse.series import INFINITE, Choice, Point
 from bridge.errors import ConfigError
 from bridge.journal.archive import Archive, Span
 from bridge.journal.history import PUSHES
@@ -24,7 +24,6 @@ from bridge.moments import time_text
 FORMATS = ("jsonl", "csv", "parquet")
 _COLUMNS = ("time", "labels", "value", "histogram", "push")
 _GROUP_ROWS = 50_000
-_INFINITE = float("inf")
 Line = tuple[Point, str]
 """A sample, and the id of the push that it came with; empty for what came by itself, such as the end of a TTL."""
 
@@ -132,15 +131,6 @@ class Parquet:
         self._writer.write_table(self._arrow.table(columns, schema=self._schema))
 
 
-def document(point: Point) -> dict[str, Any]:
-    """Give a sample as JSON has it: what JSON has no number for is text, as is the value of a marker."""
-    told: dict[str, Any] = {"time": time_text(point.at_ms), "labels": dict(point.labels)}
-    if point.histogram:
-        return told | {"histogram": json.loads(point.histogram), "stale": point.stale}
-    number = point.value if abs(point.value) < _INFINITE else point.value_text
-    return told | {"value": number}
-
-
 _time_text = lru_cache(1 << 10)(time_text)
 """The samples of a push have the same time."""
 
@@ -154,7 +144,7 @@ def _json_line(point: Point, push_id: str) -> str:
     """`document` and the push, put together from parts that repeat: that takes a third of the time."""
     if point.histogram:
         rest = f'"histogram":{point.histogram},"stale":{"true" if point.stale else "false"}'
-    elif abs(point.value) < _INFINITE:
+    elif abs(point.value) < INFINITE:
         rest = f'"value":{point.value!r}'
     else:
         rest = f'"value":"{point.value_text}"'

@@ -1,5 +1,6 @@
-"""Flags that the journal commands share, and how what they say becomes values."""
+"""What the commands that read the journal share: flags, and how what they say becomes values; how they end."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import click
 
+from bridge.config.file import Config, read
 from bridge.errors import ConfigError, PushRefusedError
 from bridge.moments import parse_moment_ms, time_text
 from bridge.selector import Selector, parse_selector
@@ -50,6 +52,12 @@ def place(command: Command) -> Command:
     return command
 
 
+def config_at(file: str | None, path: str | None, max_bytes: str | None = None) -> Config:
+    """Read the configuration that these flags name. Raise ConfigError."""
+    given = {name: value for name, value in (("path", path), ("max_bytes", max_bytes)) if value is not None}
+    return read(file, {"storage": given} if given else None)
+
+
 def window(command: Command) -> Command:
     """Add the flags that choose what is looked at."""
     for option in (
@@ -75,6 +83,18 @@ def told_faults() -> Iterator[None]:
     except (ConfigError, PushRefusedError) as error:
         click.echo(f"pushbridge: {error}", err=True)
         sys.exit(2)
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """Whoever read the output has seen enough."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 def tell(words: str) -> None:

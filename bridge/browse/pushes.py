@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.browse.export import document
 from bridge.browse.reading import read_points
-from bridge.browse.series import Choice, Point, series_text
+from bridge.browse.series import Choice, Point, document, series_text
 from bridge.groups import labels_of_key
 from bridge.journal.archive import Archive, Span
 from bridge.journal.fates import Fate, fate_of

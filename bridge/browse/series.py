@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isinf, isnan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.json_format import MessageToDict
 
 from bridge._pb.remote_write_v1_pb2 import TimeSeries
 from bridge.model import Labels
+from bridge.moments import time_text
 from bridge.selector import NAME, Selector
 from bridge.wire import snappy_block
 from bridge.wire.head import labels_of, make_head
@@ -23,6 +24,7 @@ from bridge.wire.varint import read_uvarint
 
 STALE = "stale"
 """What stands for the value of a staleness marker."""
+INFINITE = float("inf")
 _MOST_BYTES = 1 << 30
 _MOST_KNOWN = 1 << 16
 _BEHIND_HEAD_BYTES = 15
@@ -70,6 +72,15 @@ class Choice:
                 self._known.clear()
             self._known[label_fields] = known
         return known
+
+
+def document(point: Point) -> dict[str, Any]:
+    """Give a sample as JSON has it: what JSON has no number for is text, as is the value of a marker."""
+    told: dict[str, Any] = {"time": time_text(point.at_ms), "labels": dict(point.labels)}
+    if point.histogram:
+        return told | {"histogram": json.loads(point.histogram), "stale": point.stale}
+    number = point.value if abs(point.value) < INFINITE else point.value_text
+    return told | {"value": number}
 
 
 def points(body: bytes, choice: Choice) -> Iterator[Point]:

@@ -22,8 +22,9 @@ from bridge.errors import JournalFullError, JournalUnavailableError, PushRefused
 from bridge.hold import Tick
 from bridge.journal import letter_table
 from bridge.journal.ledger import Ledger
+from bridge.journal.letter_table import LetterQuestion
 from bridge.journal.news import Milestones, News
-from bridge.journal.rows import Settled
+from bridge.journal.rows import DeadLetter, Settled
 from bridge.journal.staging import Operation, Staging
 from bridge.journal.store import Journal
 from bridge.registry import Groups
@@ -214,10 +215,16 @@ class Committer:
         trim = partial(letter_table.trim, before_ms=before_ms)
         await self.submit(lambda _: self._journal.change_letters(trim))
 
-    async def delete_letters(self, ids: Sequence[int]) -> int:
+    async def delete_letters(self, wanted: LetterQuestion) -> int:
         """Forget these dead letters; gives how many there were."""
-        deleted: int = await self.submit(lambda _: self._journal.change_letters(partial(letter_table.delete, ids=ids)))
+        delete = partial(letter_table.delete, wanted=wanted)
+        deleted: int = await self.submit(lambda _: self._journal.change_letters(delete))
         return deleted
+
+    async def settle_letters(self, taken: Sequence[int], left: Sequence[DeadLetter]) -> None:
+        """Forget the dead letters that were taken after all, and note what is left of others; no total changes."""
+        settle = partial(letter_table.settle, taken=taken, left=left)
+        await self.submit(lambda _: self._journal.change_letters(settle))
 
     def _trim(self, before_ms: int) -> int:
         through_seq = min(self.ledger.floor(self._journal.end_seq), self._journal.state_seq)

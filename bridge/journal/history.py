@@ -5,14 +5,16 @@ A reader of its own that never changes the file. Bodies are not read; what the a
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bridge.errors import JournalUnavailableError
 from bridge.journal import letter_table, notes, run_table
+from bridge.journal.letter_table import LetterQuestion
 from bridge.journal.recovery import connect_read_only
-from bridge.journal.rows import DeadLetter, DeliveryRow, RunRow
+from bridge.journal.rows import NEVER_MS, DeadLetter, DeliveryRow, RunRow
 from bridge.journal.run_table import KnownRun, RunQuestion
 
 PUSHES = frozenset({"put", "post", "delete"})
@@ -32,6 +34,15 @@ class PushRows:
     group: bytes
     operation: str
     samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a row comes from."""
+
+    group: bytes
+    push_seq: int | None
+    """First row of its push; None for what came by itself, such as the end of a TTL."""
 
 
 class History:
@@ -91,10 +102,42 @@ class History:
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 
-    def dead_letters(self, target: str | None, before_id: int, limit: int) -> list[DeadLetter]:
-        """Give the newest dead letters before an id, of one target if it is named. Raise JournalUnavailableError."""
+    def origin(self, seq: int) -> Origin | None:
+        """Tell where a row comes from, None when the journal no longer has it. Raise JournalUnavailableError."""
+        found = self._all("SELECT grp, operation FROM journal WHERE seq = ?", seq)
+        if not found:
+            return None
+        ((group, operation),) = found
+        if operation not in PUSHES:
+            return Origin(group, None)
         try:
-            return letter_table.find_newest(self._connection, target, before_id, limit)
+            with closing(self._connection.execute(f"{_SELECT} WHERE seq <= ? ORDER BY seq DESC", (seq,))) as rows:
+                push = next(_join(rows), None)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+        return Origin(group, push.first_seq if push is not None else None)
+
+    def dead_letters(self, wanted: LetterQuestion, limit: int, *, bodies_up_to: int = NEVER_MS) -> list[DeadLetter]:
+        """Give the newest dead letters; the body is empty where there are more samples.
+
+        Raise JournalUnavailableError.
+        """
+        try:
+            return letter_table.find(self._connection, wanted, limit, bodies_up_to=bodies_up_to)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def oldest_letters(self, wanted: LetterQuestion, limit: int) -> list[DeadLetter]:
+        """Give the oldest dead letters. Raise JournalUnavailableError."""
+        try:
+            return letter_table.find(self._connection, wanted, limit, oldest_first=True)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def measure_letters(self, wanted: LetterQuestion) -> tuple[int, int]:
+        """Count dead letters, and their samples. Raise JournalUnavailableError."""
+        try:
+            return letter_table.measure(self._connection, wanted)
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 
@@ -102,13 +145,6 @@ class History:
         """Samples in the dead letters that are kept, by target. Raise JournalUnavailableError."""
         try:
             return letter_table.count(self._connection)
-        except sqlite3.Error as error:
-            raise self._unreadable(error) from error
-
-    def dead_letter(self, letter_id: int) -> DeadLetter | None:
-        """Give one dead letter, None when it is not kept. Raise JournalUnavailableError."""
-        try:
-            return letter_table.find(self._connection, letter_id)
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 

@@ -4,17 +4,43 @@ Owns its SQL and its bounds. Transactions and errors are their owners' business;
 decided elsewhere.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import takewhile
 
-from bridge.journal.rows import DeadLetter
+from bridge.journal.rows import NEVER_MS, DeadLetter
 
 _COLUMNS = "seq, samples, status, words, maybe_stored, body, tenant, target, at_ms, id"
+_BODY_UP_TO = "CASE WHEN samples <= ? THEN body ELSE x'' END AS body"
 _TRIM_ROWS = 1000
 _OLDEST = """SELECT id, at_ms, samples, length(body) + length(words) FROM dead_letters ORDER BY id LIMIT ?"""
-_DELETED_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LetterQuestion:
+    """Which dead letters are meant."""
+
+    target: str | None = None
+    ids: tuple[int, ...] | None = None
+    """These alone."""
+    after_id: int = 0
+    before_id: int = NEVER_MS
+    before_ms: int = NEVER_MS
+    """Refused before that time."""
+
+    def where(self) -> tuple[str, tuple[object, ...]]:
+        """Give the condition and its values."""
+        terms: list[tuple[str, object]] = [("id > ?", self.after_id), ("id < ?", self.before_id)]
+        if self.before_ms < NEVER_MS:
+            terms.append(("at_ms < ?", self.before_ms))
+        if self.target is not None:
+            terms.append(("target = ?", self.target))
+        if self.ids is not None:
+            terms.append(("id IN (SELECT value FROM json_each(?))", json.dumps(self.ids)))
+        return " AND ".join(term for term, _ in terms), tuple(value for _, value in terms)
 
 
 def write(connection: sqlite3.Connection, letters: Iterable[DeadLetter], most_samples: int, most_bytes: int) -> None:
@@ -39,19 +65,30 @@ def write(connection: sqlite3.Connection, letters: Iterable[DeadLetter], most_sa
     _trim_surplus(connection, most_samples, most_bytes)
 
 
-def find_newest(connection: sqlite3.Connection, target: str | None, before_id: int, limit: int) -> list[DeadLetter]:
-    """Give the newest dead letters before an id, of one target if it is named. Raise sqlite3.Error."""
-    where, values = ("target = ? AND ", (target,)) if target is not None else ("", ())
-    select = f"SELECT {_COLUMNS} FROM dead_letters WHERE {where}id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608
+def find(
+    connection: sqlite3.Connection,
+    wanted: LetterQuestion,
+    limit: int,
+    *,
+    oldest_first: bool = False,
+    bodies_up_to: int = NEVER_MS,
+) -> list[DeadLetter]:
+    """Give dead letters, the newest first; the body is empty where there are more samples. Raise sqlite3.Error."""
+    where, values = wanted.where()
+    columns = _COLUMNS.replace("body", _BODY_UP_TO)
+    order = "ASC" if oldest_first else "DESC"
+    select = f"SELECT {columns} FROM dead_letters WHERE {where} ORDER BY id {order} LIMIT ?"  # noqa: S608
     # An open cursor is an open read transaction, which would keep the WAL from being reset.
-    with closing(connection.execute(select, (*values, before_id, limit))) as rows:
+    with closing(connection.execute(select, (bodies_up_to, *values, limit))) as rows:
         return [_letter(row) for row in rows]
 
 
-def find(connection: sqlite3.Connection, letter_id: int) -> DeadLetter | None:
-    """Give one dead letter. Raise sqlite3.Error."""
-    found = find_newest(connection, None, letter_id + 1, 1)
-    return found[0] if found and found[0].id == letter_id else None
+def measure(connection: sqlite3.Connection, wanted: LetterQuestion) -> tuple[int, int]:
+    """Count dead letters, and their samples. Raise sqlite3.Error."""
+    where, values = wanted.where()
+    select = f"SELECT count(*), coalesce(sum(samples), 0) FROM dead_letters WHERE {where}"  # noqa: S608
+    letters, samples = connection.execute(select, values).fetchone()
+    return int(letters), int(samples)
 
 
 def count(connection: sqlite3.Connection) -> dict[str, int]:
@@ -88,14 +125,19 @@ def _delete_through(connection: sqlite3.Connection, letter_id: int) -> int:
     return connection.execute("DELETE FROM dead_letters WHERE id <= ?", (letter_id,)).rowcount
 
 
-def delete(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
-    """Delete these; give how many there were. Raise sqlite3.Error."""
-    deleted = 0
-    for start in range(0, len(ids), _DELETED_AT_ONCE):
-        some = ids[start : start + _DELETED_AT_ONCE]
-        marks = ", ".join("?" * len(some))
-        deleted += connection.execute(f"DELETE FROM dead_letters WHERE id IN ({marks})", tuple(some)).rowcount  # noqa: S608
-    return deleted
+def delete(connection: sqlite3.Connection, wanted: LetterQuestion) -> int:
+    """Delete some; give how many there were. Raise sqlite3.Error."""
+    where, values = wanted.where()
+    return connection.execute(f"DELETE FROM dead_letters WHERE {where}", values).rowcount  # noqa: S608
+
+
+def settle(connection: sqlite3.Connection, taken: Sequence[int], left: Iterable[DeadLetter]) -> int:
+    """Delete what its target has taken after all, and note what is left of others. Raise sqlite3.Error."""
+    connection.executemany(
+        "UPDATE dead_letters SET samples = ?, status = ?, words = ?, maybe_stored = ?, body = ? WHERE id = ?",
+        [(letter.samples, letter.status, letter.words, letter.maybe_stored, letter.body, letter.id) for letter in left],
+    )
+    return delete(connection, LetterQuestion(ids=tuple(taken)))
 
 
 def _letter(row: tuple[int, int, int, str, int, bytes, str, str, int, int]) -> DeadLetter:

@@ -124,6 +124,10 @@ FILL = (
     f"""CREATE TRIGGER dead_letter_goes AFTER DELETE ON dead_letters BEGIN
         UPDATE dead_letter_totals SET samples = samples - old.samples,
         bytes = bytes - length(old.body) - length(old.words) - {_LETTER_BYTES} WHERE target = old.target; END""",  # noqa: S608
+    """CREATE TRIGGER dead_letter_shrinks AFTER UPDATE OF samples, words, body ON dead_letters BEGIN
+        UPDATE dead_letter_totals SET samples = samples - old.samples + new.samples,
+        bytes = bytes - length(old.body) - length(old.words) + length(new.body) + length(new.words)
+        WHERE target = old.target; END""",
     "CREATE INDEX journal_arrival ON journal (arrival_ms)",
     "CREATE INDEX keys_at ON keys (at_ms)",
     "CREATE INDEX runs_start ON runs (start_ms)",

@@ -24,6 +24,7 @@ from bridge.pipeline import Push, Receipt, accept, end_all, end_group
 from bridge.settings import Settings
 from bridge.telemetry import Telemetry
 from bridge.web import groups, responses
+from bridge.web.dead_letters import DeadLetters
 from bridge.web.lane import PlainPush
 from bridge.web.receipts import Receipts
 from bridge.web.responses import ABORTED, ENDED, Answer
@@ -34,7 +35,8 @@ _log = structlog.get_logger(__name__)
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _PUSH_METHODS = ("PUT", "POST", "DELETE")
 _WIPE = "/api/v1/admin/wipe"
-_PUSH_BY_ID = "/api/v1/pushes/"
+_PUSH_BY_ID, _LETTER_BY_ID = "/api/v1/pushes/", "/api/v1/dead-letters/"
+_BY_ID = (_PUSH_BY_ID, _LETTER_BY_ID)
 _READ_BYTES = 1 << 16
 _ABSOLUTE = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
 _SCRAPE_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
@@ -48,6 +50,7 @@ class Site:
     committer: Committer
     receipts: Receipts
     runs: RunList
+    dead_letters: DeadLetters
     telemetry: Telemetry
     now_ms: Callable[[], int]
     started_ms: int
@@ -86,7 +89,7 @@ class Site:
             return responses.text(404, "404 page not found")
         if request.method == "OPTIONS" and path.startswith("/api/v1/"):
             return responses.api_options()
-        route = _ROUTES.get(_PUSH_BY_ID if path.startswith(_PUSH_BY_ID) else path)
+        route = _ROUTES.get(path) or next((_ROUTES[by_id] for by_id in _BY_ID if path.startswith(by_id)), None)
         if route is None and path.removesuffix("/") in _ROUTES:
             bare = f"{self.settings.config.web.prefix}{path.removesuffix('/')}{query}"
             return web.Response(status=301 if request.method == "GET" else 307, headers={"Location": bare})
@@ -216,9 +219,15 @@ _ROUTES: dict[str, dict[str, _Handler]] = {
         "GET": lambda site, request: groups.find(site.committer, request),
         "DELETE": lambda site, request: groups.end(site.committer, request),
     },
-    "/api/v1/pushes": {"GET": lambda site, request: site.receipts.newest(request.raw_path.partition("?")[2])},
-    "/api/v1/runs": {"GET": lambda site, request: site.runs.answer(request.raw_path.partition("?")[2])},
-    _PUSH_BY_ID: {"GET": lambda site, request: site.receipts.show(_push_id(request))},
+    "/api/v1/pushes": {"GET": lambda site, request: site.receipts.newest(_query(request))},
+    "/api/v1/runs": {"GET": lambda site, request: site.runs.answer(_query(request))},
+    _PUSH_BY_ID: {"GET": lambda site, request: site.receipts.show(_id(request, _PUSH_BY_ID))},
+    "/api/v1/dead-letters": {
+        "GET": lambda site, request: site.dead_letters.newest(_query(request)),
+        "DELETE": lambda site, request: site.dead_letters.delete(_query(request)),
+    },
+    "/api/v1/dead-letters/replay": {"POST": lambda site, request: site.dead_letters.replay(_query(request))},
+    _LETTER_BY_ID: {"GET": lambda site, request: site.dead_letters.show(_id(request, _LETTER_BY_ID))},
     _WIPE: {"PUT": Site.wipe},
 }
 
@@ -234,8 +243,12 @@ def push_path(path: str, prefix: str) -> str | None:
     return path.removeprefix("/metrics/")
 
 
-def _push_id(request: web.BaseRequest) -> str:
-    return request.raw_path.partition("?")[0].partition(_PUSH_BY_ID)[2]
+def _query(request: web.BaseRequest) -> str:
+    return request.raw_path.partition("?")[2]
+
+
+def _id(request: web.BaseRequest, before: str) -> str:
+    return request.raw_path.partition("?")[0].partition(before)[2]
 
 
 def _not_allowed(allow: dict[str, str]) -> web.Response:

@@ -120,6 +120,8 @@ class ScriptedReceiver:
         Then every request is answered like `then` if it is given, whatever is in it.
         """
         self._then = then
+        self.judge: Callable[[Sequence[Stored]], Step | None] = lambda _: None
+        """Stands over the rules for what is bad: gives what happens to a request, by its samples."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api/v1/write"
         self._partial = partial
@@ -231,7 +233,8 @@ class ScriptedReceiver:
             request = replace(request, message=message, samples=tuple(_samples(message)))
         with self._changed:
             if scripted is None:
-                step, good = self._by_samples(request.samples)
+                judged = self.judge(request.samples)
+                step, good = self._by_samples(request.samples) if judged is None else (judged, ())
                 request = replace(request, step=step, good=good)
             self._requests.append(request)
             self._changed.notify_all()

@@ -9,6 +9,7 @@ import pytest
 
 from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.journal.history import History
+from bridge.journal.letter_table import LetterQuestion
 from bridge.journal.rows import DeadLetter
 from bridge.wire import snappy_block
 from tests.blackbox.checker import Pushed, Stored, judge
@@ -16,7 +17,6 @@ from tests.blackbox.load import Account, Load, Push, account, series, settled_ac
 from tests.blackbox.scripted_receiver import ScriptedReceiver, refused_with
 from tests.blackbox.servers import agent
 
-_EVER = 1 << 62
 QUICK = "queue_config: {min_backoff: 1ms, max_backoff: 20ms}"
 
 
@@ -39,7 +39,7 @@ def letters_in(directory: Path) -> list[DeadLetter]:
     """Read the dead letters of a journal, oldest first."""
     history = History(directory / "storage" / "journal.db")
     try:
-        return history.dead_letters(None, _EVER, 1_000_000)[::-1]
+        return history.oldest_letters(LetterQuestion(), 1_000_000)
     finally:
         history.close()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.browse.export import JsonLines, document
-from bridge.browse.series import Point
+from bridge.browse.export import JsonLines
+from bridge.browse.series import Point, document
 from tests.browse.journals import AT_MS, record, write
 
 LABELS = (("__name__", "a"), ("l", 'quote " and\nü'))

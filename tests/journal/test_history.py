@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import JournalUnavailableError
-from bridge.journal.history import _STRETCH_ROWS, History, PushRows
+from bridge.journal.history import _STRETCH_ROWS, History, Origin, PushRows
 from bridge.journal.rows import Batch, Operation, Record
 from bridge.journal.store import Journal
 from tests.journal.test_committer import locked
@@ -154,3 +154,15 @@ def test_a_journal_that_cannot_be_read_says_so(journal: Journal, history: Histor
     for ask in (lambda: history.push_at(1), lambda: firsts(history), lambda: history.deliveries("t", 1, 1)):
         with pytest.raises(JournalUnavailableError, match="cannot read the journal"):
             ask()
+
+
+def test_where_a_row_comes_from(journal: Journal, history: History) -> None:
+    """Any row of a push leads to its first one, a row that came by itself to its group alone."""
+    append(journal, row(1), row(2, b"h"), row(2, b"h"), row(2, b"h"), row(3, b"h", "expire"), row(3, b"g", "post"))
+    assert [history.origin(seq) for seq in range(1, 8)] == [
+        Origin(b"g", 1),
+        *[Origin(b"h", 2)] * 3,
+        Origin(b"h", None),
+        Origin(b"g", 6),
+        None,
+    ]
