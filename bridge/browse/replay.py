@@ -143,7 +143,7 @@ class Replay:
             self.tally.damaged += row.samples
             return None
         body, samples = chosen
-        return Entry(row.seq, samples, body, row.arrival_ms, group=row.group) if samples else None
+        return Entry(row.seq, samples, body, row.arrival_ms, group=row.group, kinds=row.kinds) if samples else None
 
     async def _settle(self, request: Request) -> None:
         """Send a request until its fate is known, and one that is refused in parts until the bad ones are alone."""

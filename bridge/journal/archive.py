@@ -21,7 +21,7 @@ from bridge.journal.rows import NEVER_MS, CursorRow
 
 _PIECE_SAMPLES, _PIECE_BYTES = 20_000, 1 << 22
 _NOT_WRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
-_SELECT = """SELECT seq, arrival_ms, grp, operation, samples, crc, body FROM journal
+_SELECT = """SELECT seq, arrival_ms, grp, operation, samples, kinds, crc, body FROM journal
     WHERE seq > ? AND seq <= ? AND arrival_ms >= ? AND arrival_ms < ? ORDER BY seq"""
 
 
@@ -49,6 +49,7 @@ class StoredRow:
     body: bytes
     """Empty when `damaged`."""
     damaged: bool
+    kinds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +184,10 @@ class Archive:
         bounds = after_seq, span.last_seq, span.since_ms, span.until_ms
         try:
             with closing(self._connection.execute(_SELECT, bounds)) as rows:
-                for seq, arrival_ms, group, operation, count, crc, body in rows:
+                for seq, arrival_ms, group, operation, count, kinds, crc, body in rows:
                     damaged = not isinstance(body, bytes) or zlib.crc32(body) != crc
-                    found.append(StoredRow(seq, arrival_ms, group, operation, count, b"" if damaged else body, damaged))
+                    head = seq, arrival_ms, group, operation, count
+                    found.append(StoredRow(*head, b"" if damaged else body, damaged, kinds))
                     samples += count
                     size_bytes += len(body)
                     if samples >= _PIECE_SAMPLES or size_bytes >= _PIECE_BYTES:

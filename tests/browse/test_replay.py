@@ -4,11 +4,19 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import snappy
 
-from bridge.journal.rows import CursorRow, Record
+from bridge._pb import remote_write_v1_pb2 as pb
+from bridge.journal.rows import NATIVE_HISTOGRAMS, CursorRow, Record
+from bridge.wire import snappy_block
+from bridge.wire.head import make_head
+from bridge.wire.histogram import STALE_HISTOGRAM
+from bridge.wire.points import encode_field
+from bridge.wire.remote_write import label_bytes
 from tests.blackbox.checker import Stored
 from tests.blackbox.scripted_receiver import ScriptedReceiver, Step
 from tests.browse.journals import AT_MS, change, record, write
@@ -117,6 +125,23 @@ def test_the_targets_own_rules_hold(tmp_path: Path) -> None:
         ]
         of_job = {job: {"__name__": "a", "job": job, "site": "eu"} for job in "jk"}
         assert found == [(["team-j"], [of_job["j"]] * 2), (["team-k"], [of_job["k"]])]
+
+
+def test_a_target_is_sent_nothing_that_it_does_not_take(tmp_path: Path) -> None:
+    """A native histogram of the past is left out for a target that takes none, as it was when it was pushed."""
+    plain = record(AT_MS, "j", ("plain", 1.0))
+    head = make_head(label_bytes([("__name__", "native"), ("job", "j")]))
+    body = snappy_block.compress(
+        snappy_block.decompress(plain.body, 1 << 20) + encode_field(head, STALE_HISTOGRAM, AT_MS)
+    )
+    cursors = (CursorRow("other", 0, 0, 0, ()), CursorRow("target", 1, 0, 2, ()))
+    write(tmp_path / "data", replace(plain, body=body, samples=2, kinds=NATIVE_HISTOGRAMS), cursors=cursors)
+    with ScriptedReceiver() as receiver:
+        done = replay(tmp_path / "data", receiver)
+        assert done.returncode == 0
+        (request,) = receiver.requests()
+        series = pb.WriteRequest.FromString(bytes(snappy.decompress(request.body))).timeseries
+        assert [label.value for one in series for label in one.labels if label.name == "__name__"] == ["plain"]
 
 
 def test_what_is_not_confirmed_is_left_to_the_agent(tmp_path: Path) -> None:
