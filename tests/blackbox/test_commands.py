@@ -221,7 +221,9 @@ def lines_with(words: list[str], tmp: Path, *flags: str) -> list[str]:
     """Run an agent whose receivers refuse a batch with one of `words` each; return the lines of stderr."""
     with ExitStack() as stack:
         receivers = [stack.enter_context(ScriptedReceiver(Step(400, text.encode()))) for text in words]
-        targets = "".join(f"- {{url: '{at.url}', name: '{number}'}}\n" for number, at in enumerate(receivers))
+        targets = "".join(
+            f"- {{url: '{at.url}', name: '{number}', on_rejected: drop}}\n" for number, at in enumerate(receivers)
+        )
         agent = stack.enter_context(running(tmp, "--log.level=debug", *flags, config=f"remote_write:\n{targets}"))
         client = stack.enter_context(Client(agent.port))
         client.must_accept(one_value("g", 1))
@@ -236,7 +238,13 @@ def test_log_is_logfmt(tmp_path: Path) -> None:
     """Every line on stderr is logfmt, whatever a receiver or a pusher said, and quotes them in full."""
     lines = [logfmt(line) for line in lines_with(WORDS, tmp_path)]
     assert all(list(line)[:3] == ["ts", "level", "event"] for line in lines)
-    assert {line["event"] for line in lines} == {"started", "push_refused", "remote_write_rejected", "stopped"}
+    assert {line["event"] for line in lines} == {
+        "target_added",
+        "started",
+        "push_refused",
+        "remote_write_rejected",
+        "stopped",
+    }
     quoted = {int(line["target"]): line["words"] for line in lines if line["event"] == "remote_write_rejected"}
     assert [quoted[at] for at in range(len(WORDS))] == WORDS
 
@@ -316,6 +324,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
         )
         try:
             assert process.stderr is not None
+            assert b"event=target_added" in process.stderr.readline()
             assert b"event=started" in process.stderr.readline()
             process.stderr.close()
             with Client(port) as client:
