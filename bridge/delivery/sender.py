@@ -274,6 +274,7 @@ class Sender:
         oldest_ms = self._options.oldest_ms() if self._options.oldest_ms is not None else None
         for entry in entries:
             self._take(entry, oldest_ms)
+        self._courier.looked()
         self._seq = entries[-1].seq
         self._hand_out(self._name, self._seq)
         self._confirm()
@@ -319,7 +320,7 @@ class Sender:
             # Others may still join what is not full yet, so it is sent only where it has waited for long.
             if self._shards.at_rest:
                 self._shards.flush()
-            elif self._clock_s() >= self._flushed_s + self._options.batch_send_deadline_s:
+            elif self._courier.stuck or self._clock_s() >= self._flushed_s + self._options.batch_send_deadline_s:
                 self._flushed_s = self._clock_s()
                 self._shards.flush_idle()
             self._progress.clear()
