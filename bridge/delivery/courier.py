@@ -24,6 +24,7 @@ _DOUBTFUL = HTTPStatus.INTERNAL_SERVER_ERROR
 _DOUBTFUL_TRIES = 5
 _TRIES_ONCE_KNOWN = 2
 """For the rest of a request of which one sample turned out to be answered so."""
+_FAILURES_BEFORE_A_LOOK = 5
 _PATIENCE_PAUSES = 2
 """A single sample is not given up for a 500 sooner than after so many of the longest pauses."""
 
@@ -127,6 +128,7 @@ class Courier:
         self._probe = probe
         self._progress = progress
         self._trying = self._turn = self._passed_turn = 0
+        self._failures = 0
         self._failing: dict[int, int] = {}
         """Requests in hand that failed, and when they first did."""
         self.troubled = False
@@ -136,9 +138,17 @@ class Courier:
 
     @property
     def stuck(self) -> bool:
-        """Whether nothing gets through: everything in hand is being tried again, and nothing has passed since."""
+        """Whether nothing gets through: everything in hand is being tried again, and nothing has passed since.
+
+        Now and then that is asked of something new: it may be the trouble of those in hand alone.
+        """
         failing = self._failing.values()
-        return 0 < self._trying == len(failing) and self._passed_turn < max(failing)
+        nothing_passes = 0 < self._trying == len(failing) and self._passed_turn < max(failing)
+        return nothing_passes and self._failures < _FAILURES_BEFORE_A_LOOK
+
+    def looked(self) -> None:
+        """Take note that something new comes."""
+        self._failures = 0
 
     async def settle(self, request: Request) -> tuple[Refusal, ...] | None:
         """Send a request until all of it is delivered or refused for good; gives what is refused, in order.
@@ -229,6 +239,8 @@ class Courier:
                 if not isinstance(outcome, RetryLater):
                     return outcome, maybe_stored
                 failures += 1
+                self._failures += 1
+                self._progress.set()
                 if failures == 1:
                     self._turn += 1
                     self._failing[turn] = self._turn

@@ -25,6 +25,10 @@ from bridge.journal.rows import Entry
 
 GATHER_S = 0.05
 """A request that was not full is followed by the next one no sooner: a request costs as much as several pushes."""
+PIECE_SAMPLES = 250
+"""Read at once: together with what is done about them a few ms, in which nothing else runs."""
+_TURNS = 12
+"""Turns of the loop between two pieces: pushes wait for some before they are written, not for as many pieces."""
 _CALM_S = 10.0
 """So long after the last backlog the shards for it are given up."""
 MAX_ROWS = 50_000
@@ -118,7 +122,7 @@ class Sender:
         self._held_failures, self._next_repeat_s = 0, 0.0
         self._observer = observer
         self._clock_s, self._sleep, self._random_01 = clock_s, sleep, random_01
-        self._seq, self._next_read_s = cursor, 0.0
+        self._seq, self._next_read_s, self._unsent = cursor, 0.0, 0
         self._options = options or Options()
         self._prepare_s = self._latency_s = self._calm_since_s = self._flushed_s = 0.0
         self._progress = asyncio.Event()
@@ -249,30 +253,46 @@ class Sender:
             if not await self._repeat(drained=False):
                 await self._sleep_unless_stopped(wait_s)
         started_s = self._clock_s()
-        try:
-            entries = self._reader.read(self._seq, self._options.max_samples_per_send, self._options.max_body_bytes)
-        except JournalUnavailableError as error:
-            await self._unless_stopped(self._journal_failed("read", 1, error))
-            return
-        if not entries:
-            await self._wait_for_rows()
-            return
+        most, taken = min(PIECE_SAMPLES, self._options.max_samples_per_send), 0
+        # A large row may end a read early, which is not the end of the journal.
+        while taken <= most // 2:
+            try:
+                entries = self._reader.read(self._seq, most, self._options.max_body_bytes)
+            except JournalUnavailableError as error:
+                await self._unless_stopped(self._journal_failed("read", 1, error))
+                return
+            if not entries:
+                await self._end_of_journal()
+                return
+            taken += self._take_all(entries)
+        one_s = (self._clock_s() - started_s) * self._options.max_samples_per_send / taken
+        self._prepare_s = average(self._prepare_s, one_s)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+
+    def _take_all(self, entries: Sequence[Entry]) -> int:
         oldest_ms = self._options.oldest_ms() if self._options.oldest_ms is not None else None
         for entry in entries:
             self._take(entry, oldest_ms)
+        self._courier.looked()
         self._seq = entries[-1].seq
         self._hand_out(self._name, self._seq)
         self._confirm()
         samples = sum(entry.samples for entry in entries)
-        if samples < self._options.max_samples_per_send // 2:
-            self._shards.flush()
+        self._unsent += samples
+        if self._unsent >= self._options.max_samples_per_send:
+            self._calm_since_s = self._clock_s()
+        return max(samples, len(entries))
+
+    async def _end_of_journal(self) -> None:
+        """Send what was read, or wait for more."""
+        if not self._unsent:
+            await self._wait_for_rows()
+            return
+        self._shards.flush()
+        if self._unsent < self._options.max_samples_per_send:
             self._next_read_s = self._clock_s() + GATHER_S
-        else:
-            now_s = self._clock_s()
-            one_s = (now_s - started_s) * self._options.max_samples_per_send / samples
-            self._prepare_s, self._calm_since_s, self._next_read_s = average(self._prepare_s, one_s), now_s, 0.0
-            # What was packed goes out before the next piece is read.
-            await asyncio.sleep(0)
+        self._unsent = 0
 
     def _take(self, entry: Entry, oldest_ms: int | None) -> None:
         row = prepare(entry, self._options.rules, oldest_ms)
@@ -300,7 +320,7 @@ class Sender:
             # Others may still join what is not full yet, so it is sent only where it has waited for long.
             if self._shards.at_rest:
                 self._shards.flush()
-            elif self._clock_s() >= self._flushed_s + self._options.batch_send_deadline_s:
+            elif self._courier.stuck or self._clock_s() >= self._flushed_s + self._options.batch_send_deadline_s:
                 self._flushed_s = self._clock_s()
                 self._shards.flush_idle()
             self._progress.clear()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import log2
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,20 @@ def test_a_full_journal_of_which_all_is_refused(tmp_path: Path) -> None:
             assert metrics(server.port)['pushbridge_dead_letters{target="target"}'] <= final.accepted
             assert server.stop() == 0
     assert sum(len(letter.body) for letter in letters_in(tmp_path)) <= 1 << 18
+
+
+@pytest.mark.parametrize("bad", [1, 6, 1000])
+def test_few_requests_more(bad: int, tmp_path: Path) -> None:
+    """K bad samples of n cost about k * log2(n / k) requests beyond the first, and all of them little more than n."""
+    number = 1000
+    marks = dict.fromkeys(range(0, number, number // bad), ',refuse="400"')
+    body = "".join(f'one{{n="{n}"{marks.get(n, "")}}} 1\n' for n in range(number))
+    with ScriptedReceiver() as receiver, agent(tmp_path, config=receiver.config) as server:
+        assert request(server.port, "PUT", "/metrics/job/few", body.encode()).status == 200
+        final = settled_account(server.port)
+        of_push = [one for one in receiver.requests() if any(("job", "few") in sample.series for sample in one.samples)]
+    assert sum(final.dead_lettered.values()) == len(marks)
+    assert len(of_push) - 1 <= min(2 * len(marks) * (log2(number / len(marks)) + 1) + 12, number + 100)
 
 
 def test_several_requests_in_flight(tmp_path: Path) -> None:
