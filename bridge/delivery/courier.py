@@ -24,7 +24,6 @@ _DOUBTFUL = HTTPStatus.INTERNAL_SERVER_ERROR
 _DOUBTFUL_TRIES = 5
 _TRIES_ONCE_KNOWN = 2
 """For the rest of a request of which one sample turned out to be answered so."""
-_FAILURES_BEFORE_A_LOOK = 5
 _PATIENCE_PAUSES = 2
 """A single sample is not given up for a 500 sooner than after so many of the longest pauses."""
 
@@ -114,7 +113,7 @@ class Courier:
         on_rejected: OnRejected = "split",
         probe: Callable[[], Request] | None = None,
     ) -> None:
-        """After `stopping` is set nothing is tried again; `progress` is told of everything that gets through.
+        """After `stopping` is set nothing is tried again; `progress` is told of everything that gets through or fails.
 
         `probe` makes a request that a receiver in order takes; without one a 500 is never the data's.
         """
@@ -128,7 +127,6 @@ class Courier:
         self._probe = probe
         self._progress = progress
         self._trying = self._turn = self._passed_turn = 0
-        self._failures = 0
         self._failing: dict[int, int] = {}
         """Requests in hand that failed, and when they first did."""
         self.troubled = False
@@ -138,17 +136,14 @@ class Courier:
 
     @property
     def stuck(self) -> bool:
-        """Whether nothing gets through: everything in hand is being tried again, and nothing has passed since.
-
-        Now and then that is asked of something new: it may be the trouble of those in hand alone.
-        """
+        """Whether nothing gets through: everything in hand is being tried again, and nothing has passed since."""
         failing = self._failing.values()
-        nothing_passes = 0 < self._trying == len(failing) and self._passed_turn < max(failing)
-        return nothing_passes and self._failures < _FAILURES_BEFORE_A_LOOK
+        return 0 < self._trying == len(failing) and self._passed_turn < max(failing)
 
-    def looked(self) -> None:
-        """Take note that something new comes."""
-        self._failures = 0
+    async def look_around(self) -> None:
+        """Find out whether something gets through: what is in hand may be in trouble alone."""
+        if self._probe is not None:
+            await self.post(self._probe(), 0)
 
     async def settle(self, request: Request) -> tuple[Refusal, ...] | None:
         """Send a request until all of it is delivered or refused for good; gives what is refused, in order.
@@ -239,11 +234,10 @@ class Courier:
                 if not isinstance(outcome, RetryLater):
                     return outcome, maybe_stored
                 failures += 1
-                self._failures += 1
-                self._progress.set()
                 if failures == 1:
                     self._turn += 1
                     self._failing[turn] = self._turn
+                self._progress.set()
                 maybe_stored = maybe_stored or outcome.status != HTTPStatus.TOO_MANY_REQUESTS
                 await self._pause(outcome, failures, request)
         finally:

@@ -29,6 +29,7 @@ PIECE_SAMPLES = 250
 """Read at once: together with what is done about them a few ms, in which nothing else runs."""
 _TURNS = 12
 """Turns of the loop between two pieces: pushes wait for some before they are written, not for as many pieces."""
+_FAILURES_BEFORE_A_LOOK = 5
 _CALM_S = 10.0
 """So long after the last backlog the shards for it are given up."""
 MAX_ROWS = 50_000
@@ -274,7 +275,6 @@ class Sender:
         oldest_ms = self._options.oldest_ms() if self._options.oldest_ms is not None else None
         for entry in entries:
             self._take(entry, oldest_ms)
-        self._courier.looked()
         self._seq = entries[-1].seq
         self._hand_out(self._name, self._seq)
         self._confirm()
@@ -315,7 +315,7 @@ class Sender:
 
     async def _make_room(self) -> None:
         """Wait until more may be read, and have more shards when that is what is missing."""
-        full = self._shards.full
+        full, failures = self._shards.full, 0
         while self._blocked:
             # Others may still join what is not full yet, so it is sent only where it has waited for long.
             if self._shards.at_rest:
@@ -325,6 +325,10 @@ class Sender:
                 self._shards.flush_idle()
             self._progress.clear()
             await self._progress.wait()
+            failures = failures + 1 if self._courier.stuck else 0
+            if failures == _FAILURES_BEFORE_A_LOOK:
+                failures = 0
+                await self._courier.look_around()
         self._calm_since_s = self._clock_s()
         self._latency_s = average(self._latency_s, self._courier.latency_s)
         options, now = self._options, self._shards.number

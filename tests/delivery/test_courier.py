@@ -239,21 +239,20 @@ async def test_stuck_until_something_passes() -> None:
     assert not desk.courier.stuck
 
 
-async def test_a_look_now_and_then() -> None:
-    """When nothing gets through for some tries something new may be tried, once."""
-    desk = Desk(Store(down=-1))
-    seen: list[bool] = []
+@pytest.mark.parametrize(("bad", "down", "stuck"), [({"bad": 503}, 0, False), ({}, -1, True)])
+async def test_a_look_around(bad: dict[str, int], down: int, stuck: bool) -> None:
+    """The probe tells whether nothing gets through or what is in hand is in trouble alone."""
+    desk = Desk(Store(bad, down=down))
 
     async def look() -> None:
-        seen.append(desk.courier.stuck)
-        if len(seen) == 7:
-            desk.courier.looked()
-        if len(seen) == 9:
+        if not desk.stopping.is_set():
+            assert desk.courier.stuck
+            await desk.courier.look_around()
+            assert desk.courier.stuck == stuck
             desk.stopping.set()
 
     desk.clock.on_sleep = look
-    assert await desk.courier.settle(request_of(("a", 1))) is None
-    assert seen == [True] * 4 + [False] * 3 + [True] * 2
+    assert await desk.courier.settle(request_of(("bad", 1))) is None
 
 
 async def test_stop_leaves_the_fate_open() -> None:

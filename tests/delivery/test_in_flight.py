@@ -7,11 +7,17 @@ import pytest
 from aiohttp import web
 
 from bridge.delivery import sender as sender_module
+from bridge.delivery.batch import Request
 from bridge.delivery.sender import Options
 from bridge.journal.rows import Entry
 from tests.delivery.peers import Clock, Journal, Receiver, decode, entry, expected, running
 
 MANY = 400
+
+
+def probe() -> Request:
+    """What a receiver in order takes."""
+    return Request(entry(1, "probe").body, 1)
 
 
 def in_group(seq: int, group: str) -> Entry:
@@ -47,16 +53,17 @@ async def test_one_that_fails_does_not_stop_the_others() -> None:
     journal = Journal(*(in_group(seq, "closed" if seq == 1 else f"g{seq % 20}") for seq in range(1, MANY + 1)))
     gate, clock = Gate("closed"), WallClock()
     options = Options(10, min_shards=8, capacity=1000, batch_send_deadline_s=1e9)
-    async with gate.serving() as url, running(url, journal, clock=clock, options=options):
+    async with gate.serving() as url, running(url, journal, clock=clock, options=options, probe=probe):
         async with asyncio.timeout(10):
             while len(gate.points()) < MANY * 3 // 4:  # noqa: ASYNC110 - a poll is enough
                 await asyncio.sleep(0.001)
         assert journal.confirmed == []
         gate.closed_to = ""
         await journal.confirmed_up_to(MANY)
-    assert sorted(gate.points()) == sorted(expected(*journal.entries))
-    for group in {name for name, *_ in gate.points()}:
-        times = [at for name, _, at in gate.points() if name == group]
+    points = [point for point in gate.points() if point[0] != "probe"]
+    assert sorted(points) == sorted(expected(*journal.entries))
+    for group in {name for name, *_ in points}:
+        times = [at for name, _, at in points if name == group]
         assert times == sorted(times)
     assert journal.totals() == (MANY, {})
 
@@ -66,8 +73,8 @@ async def test_the_others_go_only_so_far(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sender_module, "MAX_ROWS", 50)
     monkeypatch.setattr(sender_module, "PIECE_SAMPLES", 10)
     journal = Journal(*(in_group(seq, "closed" if seq == 1 else f"g{seq % 20}") for seq in range(1, MANY + 1)))
-    gate = Gate("closed")
-    async with gate.serving() as url, running(url, journal, options=Options(10, min_shards=8, capacity=1000)):
+    gate, options = Gate("closed"), Options(10, min_shards=8, capacity=1000)
+    async with gate.serving() as url, running(url, journal, options=options, probe=probe):
         async with asyncio.timeout(10):
             while len(gate.points()) < 30:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
