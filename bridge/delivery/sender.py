@@ -29,6 +29,7 @@ PIECE_SAMPLES = 250
 """Read at once: together with what is done about them a few ms, in which nothing else runs."""
 _TURNS = 12
 """Turns of the loop between two pieces: pushes wait for some before they are written, not for as many pieces."""
+_DROPPING_S = 0.005
 _FAILURES_BEFORE_A_LOOK = 5
 _CALM_S = 10.0
 """So long after the last backlog the shards for it are given up."""
@@ -95,7 +96,7 @@ class Sender:
         *,
         reader: Reader,
         confirm: Confirm,
-        hand_out: Callable[[str, int], None] = lambda _target, _seq: None,
+        hand_out: Callable[[str, int], bool] = lambda _target, _seq: True,
         wait_for_work: Callable[[int], Coroutine[None, None, None]],
         hold: Hold,
         client: Client,
@@ -110,10 +111,10 @@ class Sender:
     ) -> None:
         """Start behind `cursor`, the newest confirmed sequence number; `url` is for logs only.
 
-        `hand_out(target, seq)` is told what has been taken before anything else may run. `wait_for_work(seq)` returns
-        once the journal has something behind `seq`, or `hold` something new. Rows up to `sent_before` may have been
-        sent before, by one that did not come to confirm them. `clock_s` is monotonic; `random_01` gives numbers from 0
-        to 1. `probe` is the courier's.
+        `hand_out(target, seq)` is asked, before anything else may run, whether what was read may be taken.
+        `wait_for_work(seq)` returns once the journal has something behind `seq`, or `hold` something new. Rows up to
+        `sent_before` may have been sent before, by one that did not come to confirm them. `clock_s` is monotonic;
+        `random_01` gives numbers from 0 to 1. `probe` is the courier's.
         """
         self._name = name
         self._reader = reader
@@ -265,6 +266,9 @@ class Sender:
             if not entries:
                 await self._end_of_journal()
                 return
+            if not self._hand_out(self._name, entries[-1].seq):
+                await self._sleep_unless_stopped(_DROPPING_S)
+                return
             taken += self._take_all(entries)
         one_s = (self._clock_s() - started_s) * self._options.max_samples_per_send / taken
         self._prepare_s = average(self._prepare_s, one_s)
@@ -276,7 +280,6 @@ class Sender:
         for entry in entries:
             self._take(entry, oldest_ms)
         self._seq = entries[-1].seq
-        self._hand_out(self._name, self._seq)
         self._confirm()
         samples = sum(entry.samples for entry in entries)
         self._unsent += samples

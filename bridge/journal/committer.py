@@ -288,6 +288,7 @@ class Committer:
         try:
             if drop_rows:
                 staging.write_states(self._unwritten, self._journal.end_seq)
+                self.ledger.dropping = True
                 dropped = self._journal.drop_oldest(drop_rows)
                 staging.cursors = self.ledger.drop(dropped, "journal_full")
             for item in waiting:
@@ -303,6 +304,8 @@ class Committer:
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
             return _Attempt(staging, error, len(dropped) == drop_rows)
+        finally:
+            self.ledger.dropping = False
         if dropped:
             self._note_holders()
             totals = {target: dict(cursor.dropped) for target, cursor in staging.cursors.items()}

@@ -22,11 +22,19 @@ class Ledger:
     """The newest note of each target."""
     held_by: tuple[str, ...] = ()
     """Targets for whose sake the journal has been full, until they have confirmed its oldest row."""
+    dropping: bool = False
+    """Whether rows are counted as dropped that can still be read: their transaction is on its way."""
     _in_hand: dict[str, int] = field(default_factory=dict)
 
-    def hand_out(self, target: str, seq: int) -> None:
-        """Note up to where a sender has taken rows: they will be confirmed even if they are dropped meanwhile."""
+    def hand_out(self, target: str, seq: int) -> bool:
+        """Note up to where a sender has taken rows: they will be confirmed even if they are dropped meanwhile.
+
+        False when it must not take them: they may be among those that are being dropped, and are counted already.
+        """
+        if self.dropping:
+            return False
         self._in_hand[target] = seq
+        return True
 
     def publish(self, cursors: Mapping[str, CursorRow], deliveries: Iterable[DeliveryRow] = ()) -> None:
         """Take over cursors and notes that are on disk."""

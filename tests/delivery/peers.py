@@ -102,6 +102,8 @@ class Journal:
         self.entries = list(entries)
         self.confirmed: list[tuple[int, int, dict[str, int]]] = []
         self.settled: list[Settled] = []
+        self.asked_for: list[int] = []
+        self.kept_back = 0
         self.fail_reads = 0
         self.fail_confirms = 0
         self.confirming = asyncio.Event()
@@ -123,6 +125,12 @@ class Journal:
                 break
             found = taken
         return found
+
+    def hand_out(self, target: str, seq: int) -> bool:
+        """Tell whether rows may be taken."""
+        assert target == "t"
+        self.asked_for.append(seq)
+        return len(self.asked_for) > self.kept_back
 
     async def append(self, row: Entry) -> None:
         """Add a row and wake who waits for it."""
@@ -258,6 +266,7 @@ async def running(
             url,
             reader=journal,
             confirm=journal.confirm,
+            hand_out=journal.hand_out,
             wait_for_work=journal.wait_for_work,
             hold=hold or NothingHeld(),
             client=RemoteWriteClient(session, url, now_s=lambda: NOW_S, timeout_s=timeout_s),

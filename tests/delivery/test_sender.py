@@ -206,6 +206,18 @@ async def test_failing_disk() -> None:
     assert journal.totals() == (10, {})
 
 
+async def test_rows_that_may_not_be_taken_now() -> None:
+    """What was read while it may be on its way out of the journal is not sent, but read again a little later."""
+    journal = Journal(entry(1, "a"), entry(2, "a"))
+    journal.kept_back = 3
+    receiver = Receiver()
+    async with receiver.serving() as url, running(url, journal):
+        await journal.confirmed_up_to(2)
+    assert journal.asked_for == [2, 2, 2, 2]
+    assert receiver.points() == expected(*journal.entries)
+    assert journal.totals() == (2, {})
+
+
 async def test_stop_finishes_the_batch_in_hand() -> None:
     """After stop the request under way is finished and confirmed, and nothing else is begun."""
     journal = Journal(entry(1, "a"), entry(2, "a"))

@@ -289,6 +289,28 @@ async def test_rows_in_hand_are_not_counted_as_dropped(tmp_path: Path) -> None:
         assert pending(cursor, bench.journal.accepted_total) == len(left) * samples
 
 
+async def test_rows_on_their_way_out_are_handed_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While rows that are counted as dropped can still be read no sender may take them: they would count twice."""
+    async with committing(tmp_path, "t", max_bytes=MIB, when_full="drop_oldest") as bench:
+        answers: list[bool] = []
+        commit = bench.journal.commit
+
+        def asked() -> bool:
+            answers.append(bench.committer.ledger.hand_out("t", 1))
+            return commit()
+
+        number = 0
+        while not dict(bench.committer.ledger.cursors["t"].dropped):
+            number += 1
+            answers.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(bench.journal, "commit", asked)
+                bench.committer.ledger._in_hand.clear()
+                await bench.together(bulky(f"g{number}", 20))
+        assert answers[-1] is False
+        assert bench.committer.ledger.hand_out("t", 1)
+
+
 async def test_a_push_that_is_refused_in_the_end_drops_nothing(tmp_path: Path) -> None:
     """When the groups' state leaves no room even without the undelivered rows, these are not given up in vain."""
     async with committing(tmp_path, "t", max_bytes=MIB, when_full="drop_oldest") as bench:
