@@ -284,7 +284,7 @@ def test_a_receiver_that_was_down(tmp_path: Path) -> None:
         receiver.start()
 
         def of_a() -> list[Stored]:
-            return [sample for sample in receiver.stored() if sample.series == series("a", "down")]
+            return [sample for sample in receiver.stored(repeats=True) if sample.series == series("a", "down")]
 
         found = wait_for(of_a, lambda found: len(found) >= 4)
     assert found[0].timestamp_ms == first_ms
