@@ -208,7 +208,7 @@ def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path) -> None:
         load.stop()
         final = settled_account(agent_port)
         assert (last.stop(), receiving.process.poll()) == (0, None)
-    stored = stored_in(tmp_path / "receiver")
+    stored = list(stored_in(tmp_path / "receiver"))
     arrivals = without_repeats(stored)
     faults = judge(load.log(), arrivals, max_rewinds=KILLS + RECEIVER_KILLS)
     assert not faults, f"{len(faults)} faults, the first: {faults[:10]}"
