@@ -102,6 +102,15 @@ def test_every_metric_in_the_readme_exists(name: str) -> None:
     assert f'"{name.removesuffix("_total")}"' in source
 
 
+def test_every_link_in_the_readme_leads_somewhere() -> None:
+    """Links to parts of README name a heading, as GitHub spells it; links to files name one that exists."""
+    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+    links = set(re.findall(r"\]\(([^)]+)\)", README))
+    assert {link for link in links if link.startswith("#")} - {f"#{anchor}" for anchor in anchors} == set()
+    assert [link for link in links if link[0] != "#" and "://" not in link and not (ROOT / link).exists()] == []
+
+
 def test_the_readme_opens_with_the_two_commands() -> None:
     """A new user finds `make demo` and `make test` on the first screen, and both are targets."""
     first_screen = "\n".join(README.splitlines()[:16])
