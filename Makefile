@@ -16,8 +16,9 @@ servers:
 demo: $(VENV)/.installed
 	$(BIN)/pushbridge demo
 
+# Most tests wait for servers, so several files run at a time, one on each core.
 test: $(VENV)/.installed servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
