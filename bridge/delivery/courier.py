@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Literal, Protocol
 
-from bridge.delivery.backoff import delay_s
+from bridge.delivery.backoff import backoff_s, delay_s
 from bridge.delivery.batch import Request, cut
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
 from bridge.delivery.split import Bisection
@@ -26,6 +26,10 @@ _TRIES_ONCE_KNOWN = 2
 """For the rest of a request of which one sample turned out to be answered so."""
 _PATIENCE_PAUSES = 2
 """A single sample is not given up for a 500 sooner than after so many of the longest pauses."""
+_REFUSED_PAUSES = 6
+"""A target that refuses everything is asked again after so many of the longest pauses: somebody has to act first."""
+_TENANT_TRIES = 10
+"""How often a tenant that is refused may be the first one: nobody else's health can be told then."""
 
 
 class Client(Protocol):
@@ -87,6 +91,11 @@ class Pace:
         """How long to wait after so many failures, the receiver's own wish first."""
         return delay_s(failures, after_s, self.random_01(), self.min_backoff_s, self.max_backoff_s)
 
+    def refused_s(self) -> float:
+        """How long to wait with a target that refuses everything."""
+        longest_s = _REFUSED_PAUSES * self.max_backoff_s
+        return backoff_s(1, self.random_01(), longest_s, longest_s)
+
 
 @dataclass(slots=True)
 class _Doubt:
@@ -115,7 +124,7 @@ class Courier:
     ) -> None:
         """After `stopping` is set nothing is tried again; `progress` is told of everything that gets through or fails.
 
-        `probe` makes a request that a receiver in order takes; without one a 500 is never the data's.
+        `probe` makes a request that a receiver in order takes; without one a 500 is never the data's, and a 401 always.
         """
         self._name = name
         self._client = client
@@ -129,6 +138,8 @@ class Courier:
         self._trying = self._turn = self._passed_turn = 0
         self._failing: dict[int, int] = {}
         """Requests in hand that failed, and when they first did."""
+        self._tenants = "", ""
+        """The last two of which something was taken."""
         self.troubled = False
         """Whether the newest answer was none, or a wish for patience."""
         self.latency_s = 0.0
@@ -158,19 +169,40 @@ class Courier:
         return () if isinstance(outcome, Delivered) else await self._find(request, outcome, maybe_stored, doubt)
 
     async def judge(self, outcome: Outcome, tries: int, tenant: str) -> Outcome:
-        """The outcome, or a refusal when it came that often and the receiver takes others: then it is the data's."""
+        """What an answer means that may be the data's, the tenant's or the target's fault, after so many tries."""
+        if isinstance(outcome, Rejected):
+            return await self._judge_refusal(outcome, tries, tenant)
         if tries < _DOUBTFUL_TRIES:
             return outcome
         return await self._judge(outcome, tenant)
 
     async def _judge(self, outcome: Outcome, tenant: str) -> Outcome:
-        if outcome.status != _DOUBTFUL or not isinstance(outcome, RetryLater) or not self._splits or not self._probe:
+        if outcome.status != _DOUBTFUL or not isinstance(outcome, RetryLater) or not self._splits:
             return outcome
         # Of the same tenant: the trouble may be theirs alone.
-        probe = replace(self._probe(), tenant=tenant)
-        if not isinstance(await self.post(probe, 0), Delivered):
+        if not await self._takes(tenant):
             return outcome
         return Rejected(_DOUBTFUL, outcome.words, f"http_{_DOUBTFUL:d}")
+
+    async def _judge_refusal(self, rejected: Rejected, tries: int, tenant: str) -> Outcome:
+        """Tell whom a 401, 404 or the like concerns: what a target refuses to everybody waits until it does not."""
+        if not rejected.concerns_all or not self._splits or not self._probe:
+            return rejected
+        later = RetryLater(self._pace.refused_s(), rejected.status, rejected.words)
+        if self._stopping.is_set():
+            return later
+        if await self._takes(tenant):
+            return replace(rejected, of_data=True)
+        newest, before = self._tenants
+        if tenant and (tries >= _TENANT_TRIES or await self._takes(before if newest == tenant else newest)):
+            return rejected
+        return later
+
+    async def _takes(self, tenant: str) -> bool:
+        """Find out whether the target takes samples of a tenant."""
+        if self._probe is None:
+            return False
+        return isinstance(await self.post(replace(self._probe(), tenant=tenant), 0), Delivered)
 
     async def post(self, request: Posted, attempt: int) -> Outcome:
         """Send something once."""
@@ -180,6 +212,8 @@ class Courier:
         self._observer.request_finished(self._name, outcome.status, latency_s)
         self.troubled = isinstance(outcome, RetryLater)
         if isinstance(outcome, Delivered):
+            if request.tenant != self._tenants[0]:
+                self._tenants = request.tenant, self._tenants[0]
             self.latency_s = latency_s
             self._turn += 1
             self._passed_turn = self._turn
@@ -229,7 +263,9 @@ class Courier:
             while not self._stopping.is_set():
                 outcome = await self.post(request, failures)
                 doubtful = doubtful + 1 if outcome.status == _DOUBTFUL else 0
-                if doubtful and self._is_time_to_judge(request, doubtful, doubt):
+                if isinstance(outcome, Rejected):
+                    outcome = await self._judge_refusal(outcome, failures + 1, request.tenant)
+                elif doubtful and self._is_time_to_judge(request, doubtful, doubt):
                     outcome = await self._judge(outcome, request.tenant)
                 if not isinstance(outcome, RetryLater):
                     return outcome, maybe_stored
@@ -238,7 +274,7 @@ class Courier:
                     self._turn += 1
                     self._failing[turn] = self._turn
                 self._progress.set()
-                maybe_stored = maybe_stored or outcome.status != HTTPStatus.TOO_MANY_REQUESTS
+                maybe_stored = maybe_stored or outcome.maybe_stored
                 await self._pause(outcome, failures, request)
         finally:
             self._trying -= 1
@@ -274,7 +310,8 @@ class Courier:
 
     def log_retry(self, outcome: RetryLater, attempt: int, wait_s: float, samples: int) -> None:
         """Tell that something is sent again later."""
-        self._log.warning(
+        tell = self._log.error if outcome.is_refusal else self._log.warning
+        tell(
             "remote_write_failed",
             status=outcome.status,
             words=outcome.words,

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from bridge.delivery.backoff import parse_retry_after
 
 MAX_WORDS_BYTES = 1024
-_LEAST_CLIENT_ERROR = 400
+_LEAST_CLIENT_ERROR, _LEAST_SERVER_ERROR = 400, 500
 _ABOUT_THE_REQUEST = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 415, 426, 431, 451})
+
+
+def concerns_all(status: int) -> bool:
+    """Whether a refusal is about the address, the sender or the method: no part of a request would fare better."""
+    return status < _LEAST_CLIENT_ERROR or status in _ABOUT_THE_REQUEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +35,33 @@ class RetryLater:
     words: str
     """The receiver's text, or what went wrong on the way."""
 
+    @property
+    def maybe_stored(self) -> bool:
+        """Whether the receiver may have the samples all the same."""
+        return self.status is None or self.status >= _LEAST_SERVER_ERROR
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it gets better only when somebody changes a setting, here or there."""
+        return self.status is not None and concerns_all(self.status)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Final: this request must never be sent again."""
+    """Refused: this request must not be sent again as it is."""
 
     status: int
     words: str
     """The receiver's text, at most `MAX_WORDS_BYTES` of it."""
     reason: str
     """Slug for the `reason` label of metrics: `http_` and the status."""
+    of_data: bool = False
+    """Whether others are known to be taken: it is the samples, whatever the status says."""
 
     @property
     def concerns_all(self) -> bool:
-        """Whether it is about the address, the sender or the method: no part of the request would fare better."""
-        return self.status < _LEAST_CLIENT_ERROR or self.status in _ABOUT_THE_REQUEST
+        """Whether no part of the request would fare better."""
+        return not self.of_data and concerns_all(self.status)
 
 
 Outcome = Delivered | RetryLater | Rejected

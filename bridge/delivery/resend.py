@@ -8,7 +8,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from http import HTTPStatus
 
 from bridge.delivery.batch import Packer, Request
 from bridge.delivery.courier import Client, Courier, Observer, Pace
@@ -187,7 +186,7 @@ class _Patience:
                 self._give_up(outcome.status, outcome.words)
             return outcome
         self._unclear += 1
-        self.maybe_stored = self.maybe_stored or outcome.status != HTTPStatus.TOO_MANY_REQUESTS
+        self.maybe_stored = self.maybe_stored or outcome.maybe_stored
         if (
             self._unclear >= _MOST_UNCLEAR
             or (outcome.after_s or 0.0) > _MOST_PAUSE_S

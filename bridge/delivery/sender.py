@@ -224,14 +224,14 @@ class Sender:
             self._hold.sent()
             await asyncio.sleep(0)
             return True
-        outcome = await self._courier.post(request, self._held_failures)
-        outcome = await self._courier.judge(outcome, self._held_failures + 1, request.tenant)
+        answer = await self._courier.post(request, self._held_failures)
+        outcome = await self._courier.judge(answer, self._held_failures + 1, request.tenant)
         if isinstance(outcome, RetryLater):
             self._held_failures += 1
             wait_s = self._pace.delay_s(self._held_failures, outcome.after_s)
             self._courier.log_retry(outcome, self._held_failures, wait_s, request.samples)
             self._next_repeat_s = self._clock_s() + wait_s
-            if outcome.after_s is not None:
+            if isinstance(answer, RetryLater) and answer.after_s is not None:
                 await self._sleep_unless_stopped(wait_s)
             return True
         refused = 0

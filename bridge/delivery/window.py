@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from bridge.delivery.batch import Request
-from bridge.delivery.outcome import Rejected
+from bridge.delivery.outcome import concerns_all
 from bridge.journal.rows import BY_RULES, DeadLetter, Settled
 from bridge.wire import snappy_block
 
@@ -116,8 +116,7 @@ def _put_together(letters: Sequence[DeadLetter]) -> Iterator[DeadLetter]:
 
 
 def _circumstances(letter: DeadLetter) -> tuple[bool, int, str, bool, str]:
-    whole = Rejected(letter.status, letter.words, letter.reason).concerns_all
-    return whole, letter.status, letter.words, letter.maybe_stored, letter.tenant
+    return concerns_all(letter.status), letter.status, letter.words, letter.maybe_stored, letter.tenant
 
 
 def _fate(row: _Row) -> tuple[frozenset[str], str]:

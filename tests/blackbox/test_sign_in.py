@@ -210,18 +210,23 @@ def test_certificates_in_the_configuration(
         assert "PRIVATE" not in server.log_tail()
 
 
-def test_a_refused_sign_in_is_final_and_tells_no_password(tmp_path: Path, receiver: ScriptedReceiver) -> None:
-    """A wrong password is answered 401, which remote_write calls final; it is counted, and not written down."""
+def test_a_refused_sign_in_waits_and_tells_no_password(tmp_path: Path, receiver: ScriptedReceiver) -> None:
+    """While the password is wrong the samples wait, and arrive once it is right; the log tells why, not the secret."""
     users, port = tmp_path / "users", free_port()
     put(users, hashed_password("me", "right"))
     gate = block(port, receiver, "auth_basic x;", f"auth_basic_user_file {users};")
-    config = target(f"http://127.0.0.1:{port}/write", "basic_auth: {username: me, password: marker-secret}")
+    sign_in = "basic_auth: {username: me, password: marker-secret}, queue_config: {min_backoff: 1ms, max_backoff: 20ms}"
+    config = target(f"http://127.0.0.1:{port}/write", sign_in)
     with nginx(tmp_path / "nginx", gate), agent(tmp_path / "agent", config=config) as server:
         push(server, 1)
-        assert settled_account(server.port).balanced
-        assert "401" in server.log_tail()
-        assert "marker-secret" not in server.log_tail() + str(metrics(server.port))
+        wait_for(lambda: server.log_tail().count("status=401"), bool)
+        assert account(server.port).pending > 0
         assert receiver.requests() == []
+        put(users, hashed_password("me", "marker-secret"))
+        final = settled_account(server.port)
+        assert (final.balanced, final.dead_lettered, final.dropped) == (True, {}, {})
+        arrived(receiver, 1)
+        assert "marker-secret" not in server.log_tail() + str(metrics(server.port))
 
 
 def test_through_a_forward_proxy(tmp_path: Path, receiver: ScriptedReceiver) -> None:

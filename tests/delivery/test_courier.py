@@ -27,6 +27,8 @@ class Store:
     partial: bool = False
     down: int = 0
     """Answers that are still 500 whatever comes; below 0 for ever."""
+    strangers: dict[str, int] = field(default_factory=dict)
+    """Tenants of which nothing is taken, with the status."""
     tenants: list[str] = field(default_factory=list)
     blocks: list[list[Point]] = field(default_factory=list)
     newest: dict[str, Point] = field(default_factory=dict)
@@ -38,6 +40,8 @@ class Store:
         points = decode(block)
         self.blocks.append(points)
         self.tenants.append(tenant)
+        if tenant in self.strangers:
+            return classify(self.strangers[tenant], b"who?", None, 0)
         if self.down:
             self.down -= 1
             return classify(500, b"outage", None, 0)
@@ -176,10 +180,62 @@ async def test_the_probe_is_of_the_same_tenant() -> None:
     assert [(PROBE, 0.0, 0)] in desk.store.blocks
 
 
-async def test_what_concerns_the_whole_request() -> None:
-    """A wrong password or address is neither split nor repeated."""
-    desk = Desk(Store({"a": 401}))
-    assert spans(await desk.courier.settle(request_of(("b", 1), ("a", 1), ("c", 1)))) == [(0, 3, 401)]
+def slow_steps(desk: Desk, number: int, then: Callable[[], None]) -> None:
+    """After so many pauses something happens."""
+
+    async def step() -> None:
+        if len(desk.clock.slept) == number:
+            then()
+
+    desk.clock.on_sleep = step
+
+
+async def test_what_is_refused_to_everybody_waits() -> None:
+    """A wrong password or address is asked again seldom, in one piece, and nothing is given up."""
+    desk = Desk(Store({"a": 401, PROBE: 401}))
+    slow_steps(desk, 20, desk.store.bad.clear)
+    assert await desk.courier.settle(request_of(("b", 1), ("a", 1), ("c", 1))) == ()
+    assert {len(block) for block in desk.store.blocks if block[0][0] != PROBE} == {3}
+    assert set(desk.clock.slept) == {6 * MAX_BACKOFF_S}
+    assert len(desk.clock.slept) == 20
+
+
+async def test_a_refusal_like_that_of_some_samples_alone() -> None:
+    """While the probe is taken the samples are to blame: they are found, and the others delivered at once."""
+    desk = Desk(Store({"a": 403}))
+    assert spans(await desk.courier.settle(request_of(("b", 1), ("a", 1), ("c", 1)))) == [(1, 2, 403)]
+    assert desk.clock.slept == []
+
+
+async def test_a_tenant_that_is_refused_alone() -> None:
+    """While another tenant is taken, all of the request is refused, in one piece: nobody waits for one tenant."""
+    desk = Desk(Store(strangers={"red": 401}))
+    assert await desk.courier.settle(request_of(("a", 1), tenant="blue")) == ()
+    assert spans(await desk.courier.settle(request_of(("a", 1), ("b", 1), tenant="red"))) == [(0, 2, 401)]
+    assert desk.clock.slept == []
+    assert desk.store.tenants == ["blue", "red", "red", "blue"]
+
+
+async def test_tenants_that_are_all_refused() -> None:
+    """With nobody to compare with, a tenant waits for some minutes, and no longer."""
+    desk = Desk(Store(strangers=dict.fromkeys(("", "red", "blue"), 401)))
+    assert spans(await desk.courier.settle(request_of(("a", 1), tenant="red"))) == [(0, 1, 401)]
+    assert 4 * 60 <= desk.clock.now_s < 6 * 60
+    slow_steps(desk, len(desk.clock.slept) + 3, desk.store.strangers.clear)
+    assert await desk.courier.settle(request_of(("a", 2), tenant="blue")) == ()
+
+
+async def test_a_stop_gives_nothing_up() -> None:
+    """An agent that ends while it is refused sends no more and leaves the request for the next start."""
+    desk = Desk(Store({"a": 401, PROBE: 401}))
+    slow_steps(desk, 2, desk.stopping.set)
+    assert await desk.courier.settle(request_of(("a", 1))) is None
+
+
+async def test_drop_waits_for_no_password() -> None:
+    """With `on_rejected: drop` a wrong password drops the request, as in Prometheus."""
+    desk = Desk(Store({"a": 401, PROBE: 401}), "drop")
+    assert spans(await desk.courier.settle(request_of(("a", 1)))) == [(0, 1, 401)]
     assert len(desk.store.blocks) == 1
 
 
