@@ -16,12 +16,13 @@ from tests.blackbox.scripted_receiver import samples_in
 
 
 def accounts_in(directory: Path) -> dict[str, Account]:
-    """Give the account of every target, none when an agent has not come so far as to make the file."""
+    """Give the account of every target as it is at one moment, none when there is no readable file at that moment."""
     path = directory / "storage" / "journal.db"
     if not path.exists():
         return {}
     with closing(_open(path)) as journal:
         try:
+            journal.execute("BEGIN")
             ((accepted,),) = journal.execute("SELECT value FROM meta WHERE name = 'accepted_total'").fetchall()
         except sqlite3.OperationalError:
             return {}
@@ -57,7 +58,7 @@ def steps_back(before: Mapping[str, Account], now: Mapping[str, Account]) -> lis
 
 def _open(path: Path) -> sqlite3.Connection:
     # Read-only, so that nothing is folded in: the next start finds the files as the kill left them.
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
 
 
 def _samples_behind(journal: sqlite3.Connection, seq: int) -> int:
