@@ -29,10 +29,12 @@ WRITERS = 8
 PAUSE_S = 0.005
 DELAY_S = 0.05
 LONG_DELAY_S = 0.4
-POISON_EVERY = 50
+POISON_EVERY = 100
 INTERVAL_MS = 1000
 DRAIN_WITHIN_S = 30 + SECONDS
 QUEUE = "queue_config: {min_backoff: 20ms, max_backoff: 300ms"
+# A request in which something is refused takes many: short lives must be long enough to bring one to its end.
+SOME_AT_ONCE = ", max_samples_per_send: 200"
 FEW_AT_ONCE = ", max_samples_per_send: 50, capacity: 100, max_shards: 1"
 SMALL_JOURNAL = "storage: {max_bytes: 1MiB, when_full: drop_oldest}\n"
 
@@ -74,7 +76,7 @@ def run(
     urls = {name: f"http://127.0.0.1:{port}/api/v1/write" for name, port in ports.items()}
     config = (
         f"remote_write:\n- {{url: '{urls['prometheus']}', name: prometheus, {QUEUE}}}}}\n"
-        f"- {{url: '{urls['slow']}', name: slow, {QUEUE}{FEW_AT_ONCE if drops else ''}}}}}\n"
+        f"- {{url: '{urls['slow']}', name: slow, {QUEUE}{FEW_AT_ONCE if drops else SOME_AT_ONCE}}}}}\n"
         f"push: {{hold_interval: {INTERVAL_MS}ms}}\n{SMALL_JOURNAL if drops else ''}"
     )
     delay_s = LONG_DELAY_S if drops else DELAY_S
