@@ -23,7 +23,7 @@ from tests.blackbox.storm import Victim, Watcher, storm
 
 pytestmark = [pytest.mark.real, needs("prometheus")]
 
-SECONDS = float(os.environ.get("PUSHBRIDGE_TEST_STORM_S", "8"))
+SECONDS = float(os.environ.get("PUSHBRIDGE_TEST_STORM_S", "6"))
 SEED = int(os.environ.get("PUSHBRIDGE_TEST_STORM_SEED", "20261004"))
 WRITERS = 8
 PAUSE_S = 0.005
