@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -23,12 +23,15 @@ from bridge.delivery.resend import Clock, Resent, Way, resend
 from bridge.delivery.rewrite import TargetRules
 from bridge.delivery.sender import Options, Sender
 from bridge.delivery.target import rules_of_target, speaks_version_2
+from bridge.errors import PushRefusedError
 from bridge.heartbeat import Heartbeat
 from bridge.hold import TargetHold
 from bridge.journal.committer import Committer
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import CUSTOM_IN_RW1, NATIVE_DISABLED, DeadLetter
+from bridge.journal.staging import Staging
 from bridge.journal.store import Journal
+from bridge.restore import book_gone, lacks_next
 from bridge.settings import Settings
 from bridge.telemetry import Telemetry
 
@@ -53,6 +56,7 @@ class Outlets:
     @asynccontextmanager
     async def open(self, target: RemoteWrite) -> AsyncIterator[Sender]:
         """Hand over a target's sender; metadata goes out beside it until the block ends."""
+        await self._take_back(target.target)
         note_missing = cache(partial(_note_missing, target.target))
         utf8_names = self.settings.config.push.enable_utf8_names
         rules = rules_of_target(target, self.settings.rules, utf8_names=utf8_names, note_missing=note_missing)
@@ -68,6 +72,19 @@ class Outlets:
                 finally:
                     describing.cancel()
                     await asyncio.gather(describing, return_exceptions=True)
+
+    async def _take_back(self, name: str) -> None:
+        """Count what left the journal in the hands of a sender before this one; at the start that is done already."""
+        ledger = self.committer.ledger
+        if ledger.take_back(name):
+            # Where the disk takes no word of it, the next start counts it.
+            with suppress(PushRefusedError):
+                await self.committer.submit(partial(self._book_gone, name))
+
+    def _book_gone(self, name: str, staging: Staging) -> None:
+        cursor = staging.cursors.get(name) or staging.ledger.cursors[name]
+        if lacks_next(self.journal, cursor):
+            staging.cursors[name] = book_gone(self.journal, cursor)
 
     def _connect(self, target: RemoteWrite) -> AbstractAsyncContextManager[RemoteWriteClient]:
         name, describe = target.target, self.committer.groups.descriptions.of_series

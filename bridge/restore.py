@@ -90,7 +90,7 @@ def load_schedule(journal: Journal, rules: Rules, external: Mapping[str, str]) -
 
 
 def load_ledger(journal: Journal, targets: list[str], since_ms: int | None = None) -> Ledger:
-    """Bring the cursors back; samples that a recovery lost are booked as dropped.
+    """Bring the cursors back; samples that are gone are booked as dropped.
 
     New targets start with the rows that arrived at `since_ms` or later, None for those that come from now on.
     """
@@ -98,13 +98,7 @@ def load_ledger(journal: Journal, targets: list[str], since_ms: int | None = Non
     ledger = Ledger()
     for target in targets:
         cursor = known.pop(target, None)
-        if cursor is None:
-            cursor = new_cursor(journal, target, since_ms)
-        else:
-            lost = pending(cursor, journal.accepted_total) - journal.samples_after(cursor.seq)
-            if lost > 0:
-                cursor = add_dropped(cursor, {"lost": lost})
-                _log.error("samples_lost", target=target, samples=lost)
+        cursor = new_cursor(journal, target, since_ms) if cursor is None else book_gone(journal, cursor)
         ledger.publish({target: cursor})
     for target, cursor in known.items():
         unsent = max(0, pending(cursor, journal.accepted_total))
@@ -113,6 +107,28 @@ def load_ledger(journal: Journal, targets: list[str], since_ms: int | None = Non
     journal.write(Batch(cursors=tuple(ledger.cursors.values())))
     journal.commit()
     return ledger
+
+
+def book_gone(journal: Journal, cursor: CursorRow) -> CursorRow:
+    """The cursor with what its target can never get counted as dropped, whoever may have sent it without a word of it.
+
+    A full journal drops rows that a sender has in hand uncounted, because it will tell what became of them. One that
+    ends before that leaves them to be counted here. All else that is gone is damage.
+    """
+    gone = pending(cursor, journal.accepted_total) - journal.samples_after(cursor.seq)
+    if gone <= 0:
+        return cursor
+    if journal.recovery is None and lacks_next(journal, cursor):
+        _log.error("samples_dropped", reason="journal_full", target=cursor.target, samples=gone, why="left in hand")
+        return add_dropped(cursor, {"journal_full": gone})
+    _log.error("samples_lost", target=cursor.target, samples=gone)
+    return add_dropped(cursor, {"lost": gone})
+
+
+def lacks_next(journal: Journal, cursor: CursorRow) -> bool:
+    """Whether the row that the target is to get next has left the journal, which happens only when that is full."""
+    oldest_seq = journal.oldest_seq()
+    return cursor.seq < (journal.end_seq if oldest_seq is None else oldest_seq - 1)
 
 
 def new_cursor(journal: Journal, target: str, since_ms: int | None) -> CursorRow:

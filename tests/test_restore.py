@@ -214,6 +214,21 @@ async def test_a_damaged_account_is_made_good(tmp_path: Path) -> None:
     assert pending(made, 3) == 0
 
 
+def test_rows_that_left_a_full_journal_in_hand_are_counted_at_the_next_start(tmp_path: Path) -> None:
+    """What a sender had in hand when it was dropped, and did not live to tell of, was dropped for want of room."""
+    journal = Journal.open(tmp_path, max_bytes=1 << 26, now_ms=NOW_MS)
+    journal.write(Batch(tuple(row(at, at) for at in range(1, 5)), cursors=(CursorRow("t", 1, 0, 1, ()),)))
+    journal.drop_oldest(2)
+    journal.commit()
+    made = load_ledger(journal, ["t"]).cursors["t"]
+    assert (made.dropped, pending(made, 10)) == ((("journal_full", 2),), 7)
+    journal.drop_oldest(4)
+    journal.commit()
+    made = load_ledger(journal, ["t"]).cursors["t"]
+    assert (made.dropped, pending(made, 10)) == ((("journal_full", 9),), 0)
+    journal.close()
+
+
 def row(arrival_ms: int, samples: int) -> Record:
     return Record(arrival_ms, b"job\xffj", "put", samples, b"body")
 

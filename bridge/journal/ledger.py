@@ -36,6 +36,10 @@ class Ledger:
         self._in_hand[target] = seq
         return True
 
+    def take_back(self, target: str) -> bool:
+        """Know that no sender has rows of this target in hand any more, and tell whether one had any."""
+        return self._in_hand.pop(target, None) is not None
+
     def publish(self, cursors: Mapping[str, CursorRow], deliveries: Iterable[DeliveryRow] = ()) -> None:
         """Take over cursors and notes that are on disk."""
         self.cursors.update(cursors)

@@ -19,6 +19,8 @@ _T = TypeVar("_T")
 _RECONNECT_S = 0.01
 _POLL_S = 0.02
 _TIMEOUT_S = 30.0
+_OF_TARGET = re.compile(r"pushbridge_samples_(delivered|pending|dropped|dead_lettered)(?:_total)?\{(.*)\}")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 _SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? (\S+)")
 
 
@@ -175,10 +177,13 @@ def push_next(client: Client) -> Answer:
 class Load:
     """Writers that push without pause, each over its own connection, until the `with` block ends."""
 
-    def __init__(self, port: int, *, writers: int = 4, plan: Callable[[int, int], Push] = mixed) -> None:
-        """Push `plan(writer, number)` with numbers from 1."""
+    def __init__(
+        self, port: int, *, writers: int = 4, plan: Callable[[int, int], Push] = mixed, pause_s: float = 0.0
+    ) -> None:
+        """Push `plan(writer, number)` with numbers from 1; each writer rests for `pause_s` after a push."""
         self._clients = [Client(port) for _ in range(writers)]
         self._plan = plan
+        self._pause_s = pause_s
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._write, args=(at, client), name=f"writer-{at}")
@@ -198,8 +203,8 @@ class Load:
         with client:
             while not self._stop.is_set():
                 number += 1
-                if client.send(self._plan(writer, number)) is None:
-                    self._stop.wait(_RECONNECT_S)
+                answer = client.send(self._plan(writer, number))
+                self._stop.wait(max(self._pause_s, _RECONNECT_S if answer is None else 0.0))
 
     def __enter__(self) -> Self:
         """Start pushing."""
@@ -220,7 +225,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An agent's own account of its samples, for its only target."""
+    """An agent's own account of its samples, for one target."""
 
     accepted: int
     delivered: int
@@ -231,11 +236,16 @@ class Account:
     """By reason."""
 
     @property
+    def left_over(self) -> int:
+        """How many samples are in no column; less than none when some are in several."""
+        return (
+            self.accepted - self.delivered - self.pending - sum((*self.dropped.values(), *self.dead_lettered.values()))
+        )
+
+    @property
     def balanced(self) -> bool:
         """Whether nothing vanished."""
-        return self.pending >= 0 and self.accepted == self.delivered + self.pending + sum(
-            (*self.dropped.values(), *self.dead_lettered.values())
-        )
+        return self.pending >= 0 and self.left_over == 0
 
 
 def request(port: int, method: str, path: str, body: bytes = b"") -> Answer:
@@ -260,23 +270,31 @@ def metrics(port: int) -> dict[str, float]:
     return {f"{match[1]}{match[2] or ''}": float(match[3]) for match in found if match}
 
 
-def account(port: int) -> Account:
-    """Read an agent's account."""
+def accounts(port: int) -> dict[str, Account]:
+    """Read an agent's account of every target."""
     values = metrics(port)
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for key, value in values.items():
+        if match := _OF_TARGET.fullmatch(key):
+            labels = dict(_LABEL.findall(match[2]))
+            found.setdefault(labels["target"], {}).setdefault(match[1], {})[labels.get("reason", "")] = int(value)
+    accepted = int(values["pushbridge_samples_accepted_total"])
+    return {
+        target: Account(
+            accepted,
+            of["delivered"][""],
+            of["pending"][""],
+            of.get("dropped", {}),
+            of.get("dead_lettered", {}),
+        )
+        for target, of in found.items()
+    }
 
-    def of(name: str) -> dict[str, int]:
-        return {key: int(value) for key, value in values.items() if re.match(name + r"\b", key)}
 
-    def by_reason(name: str) -> dict[str, int]:
-        return {re.sub(r'.*reason="([^"]*)".*', r"\1", key): value for key, value in of(name).items()}
-
-    return Account(
-        int(values["pushbridge_samples_accepted_total"]),
-        sum(of("pushbridge_samples_delivered_total").values()),
-        sum(of("pushbridge_samples_pending").values()),
-        by_reason("pushbridge_samples_dropped_total"),
-        by_reason("pushbridge_samples_dead_lettered_total"),
-    )
+def account(port: int) -> Account:
+    """Read an agent's account of its only target."""
+    ((_, only),) = accounts(port).items()
+    return only
 
 
 def settled_account(port: int, within_s: float = 30.0) -> Account:

@@ -313,6 +313,11 @@ def _decode(body: bytes, version: str) -> Message:
     return kind.FromString(bytes(snappy.decompress(body)))
 
 
+def samples_in(block: bytes) -> list[Stored]:
+    """Decode a message of 1.0, compressed as it is sent."""
+    return list(_samples(_decode(block, "1.0")))
+
+
 def labelled(message: Message) -> Iterator[tuple[Series, pb.TimeSeries | pb2.TimeSeries]]:
     """Every series of a request of either version, with its labels in the order of the wire."""
     if isinstance(message, pb.WriteRequest):

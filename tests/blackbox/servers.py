@@ -152,6 +152,19 @@ def agent(tmp: Path, *flags: str, config: str | None = None, port: int | None = 
     `config` is the text of a configuration file; `flags` come last and win over it.
     """
     port = port or free_port()
+    return _start("pushbridge", _agent_command(tmp, flags, config, port), port, "/-/ready", tmp)
+
+
+def kill_while_starting(tmp: Path, *flags: str, config: str | None = None, port: int, after_s: float) -> None:
+    """Start an agent as `agent` does and kill it before anybody knows how far it came."""
+    with subprocess.Popen(
+        _agent_command(tmp, flags, config, port), stderr=subprocess.DEVNULL, cwd=_REPOSITORY
+    ) as process:
+        time.sleep(after_s)
+        process.kill()
+
+
+def _agent_command(tmp: Path, flags: tuple[str, ...], config: str | None, port: int) -> tuple[str, ...]:
     tmp.mkdir(parents=True, exist_ok=True)
     arguments = [f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={tmp / 'storage'}"]
     # Pushes are made large by long labels.
@@ -160,7 +173,7 @@ def agent(tmp: Path, *flags: str, config: str | None = None, port: int | None = 
         config_path = tmp / "pushbridge.yml"
         config_path.write_text(config, encoding="utf-8")
         arguments.append(f"--config.file={config_path}")
-    return _start("pushbridge", (sys.executable, "-m", "bridge", "run", *arguments, *flags), port, "/-/ready", tmp)
+    return (sys.executable, "-m", "bridge", "run", *arguments, *flags)
 
 
 def _start(name: str, command: tuple[str, ...], port: int, ready_path: str, tmp: Path) -> Server:

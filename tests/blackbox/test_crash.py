@@ -2,9 +2,6 @@
 
 import os
 import random
-import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.receiver import SampleStore
 from tests.blackbox.checker import Fate, Kind, Pushed, Series, Stored, judge, without_repeats
+from tests.blackbox.embedded import receiver, stored_in
 from tests.blackbox.load import Load, account, series, settled_account
-from tests.blackbox.servers import Server, _start, agent, free_port
+from tests.blackbox.servers import Server, agent, free_port, kill_while_starting
 
 SEED = int(os.environ.get("CRASH_SEED", "20260514"))
 KILLS = 22
@@ -139,25 +136,6 @@ def test_checker_wants_distinct_values() -> None:
         judge(pushed(1, 1), [])
 
 
-def receiver(directory: Path, port: int) -> Server:
-    """Start the embedded receiver on its file in `directory`."""
-    directory.mkdir(exist_ok=True)
-    address = ("--listen-address", f"127.0.0.1:{port}", "--file", str(directory / "samples.db"))
-    return _start("receiver", (sys.executable, "-m", "bridge", "receiver", *address), port, "/", directory)
-
-
-def stored_in(directory: Path) -> Iterator[Stored]:
-    """Read what the embedded receiver stored, in order of arrival."""
-    store = SampleStore(str(directory / "samples.db"))
-    newest = 0
-    while samples := store.samples(newest):
-        newest = samples[-1].id
-        for sample in samples:
-            value = None if sample.stale else struct.unpack("<d", sample.value)[0]
-            yield Stored(tuple(sorted(sample.labels)), sample.timestamp_ms, value)
-    store.close()
-
-
 @contextmanager
 def killed_at_the_end(server: Server) -> Iterator[Server]:
     """End a server with SIGKILL, whatever happens."""
@@ -165,14 +143,6 @@ def killed_at_the_end(server: Server) -> Iterator[Server]:
         yield server
     finally:
         server.kill()
-
-
-def kill_while_starting(directory: Path, port: int, url: str, after_s: float) -> None:
-    """Start the agent and kill it before anybody knows how far it came."""
-    flags = (f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={directory}", f"--remote-write.url={url}")
-    with subprocess.Popen((sys.executable, "-m", "bridge", "run", *flags), stderr=subprocess.DEVNULL) as process:
-        time.sleep(after_s)
-        process.kill()
 
 
 def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path) -> None:
@@ -191,7 +161,7 @@ def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path) -> None:
         load = stack.enter_context(Load(agent_port))
         for victim in plan:
             if victim == "start":
-                kill_while_starting(tmp_path / "storage", agent_port, url, moments.uniform(0.2, 0.8))
+                kill_while_starting(tmp_path, flag, port=agent_port, after_s=moments.uniform(0.2, 0.8))
                 continue
             with killed_at_the_end(agent(tmp_path, flag, port=agent_port)):
                 acknowledged = sum(entry.value is not None and entry.fate == "acknowledged" for entry in load.log())

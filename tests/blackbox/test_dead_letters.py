@@ -11,11 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge._pb import remote_write_v1_pb2 as pb
-from bridge.journal.history import History
-from bridge.journal.letter_table import LetterQuestion
 from bridge.journal.rows import DeadLetter
-from bridge.wire import snappy_block
 from tests.blackbox.checker import Pushed, Stored, judge, without_repeats
 from tests.blackbox.load import (
     Account,
@@ -31,45 +27,12 @@ from tests.blackbox.load import (
     settled_account,
     wait_for,
 )
+from tests.blackbox.poison import good, letters_in, poisoned, samples_of
 from tests.blackbox.queries import PrometheusStore, Store, VictoriaStore, now_ms, poll
 from tests.blackbox.scripted_receiver import Request, ScriptedReceiver, Step, refused_with
 from tests.blackbox.servers import agent, needs, prometheus, victoria_metrics
 
 QUICK = "queue_config: {min_backoff: 1ms, max_backoff: 20ms}"
-
-
-def poisoned(writer: int, number: int) -> Push:
-    """Push a number, and every third time a series beside it that asks to be refused."""
-    group = {"job": "poisoned", "instance": str(writer)}
-    body, effects = f"numbered {number}\n", [(series("numbered", **group), float(number))]
-    if number % 3 == 0:
-        status = 400 if number % 2 else 422
-        body += f'bad_{status}{{refuse="{status}"}} {number}\n'
-    return Push("POST", f"/metrics/job/poisoned/instance/{writer}", body.encode(), tuple(effects))
-
-
-def good(stored: list[Stored]) -> list[Stored]:
-    """Leave out what asks to be refused, and probes."""
-    return [s for s in stored if not refused_with(s) and dict(s.series)["__name__"] != "pushbridge_probe"]
-
-
-def letters_in(directory: Path) -> list[DeadLetter]:
-    """Read the dead letters of a journal, oldest first."""
-    history = History(directory / "storage" / "journal.db")
-    try:
-        return history.oldest_letters(LetterQuestion(), 1_000_000)
-    finally:
-        history.close()
-
-
-def samples_of(letter: DeadLetter) -> list[Stored]:
-    """Decode what a dead letter holds."""
-    content = pb.WriteRequest.FromString(snappy_block.decompress(letter.body, 1 << 30))
-    return [
-        Stored(tuple((label.name, label.value) for label in one.labels), sample.timestamp, sample.value)
-        for one in content.timeseries
-        for sample in one.samples
-    ]
 
 
 @contextmanager

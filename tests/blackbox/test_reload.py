@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.blackbox.checker import judge
-from tests.blackbox.load import Load, metrics, numbers, request, settled_account, wait_for
+from tests.blackbox.load import Client, Load, metrics, numbers, push_next, request, settled_account, wait_for
 from tests.blackbox.scripted_receiver import ScriptedReceiver
 from tests.blackbox.servers import Server, agent
 
@@ -140,3 +140,21 @@ def test_reloads_under_load_lose_nothing(tmp_path: Path) -> None:
             assert final.balanced
             assert final.dropped == {}
         assert judge(load.log(), numbers(receiver.stored()), max_rewinds=10) == []
+
+
+def test_what_left_a_full_journal_in_the_hands_of_a_sender_that_ends_is_dropped(tmp_path: Path) -> None:
+    """A sender that is started again counts what it cannot read any more, so that nothing is pending for ever."""
+    storage = "storage: {max_bytes: 1MiB, when_full: drop_oldest}\n"
+    with ScriptedReceiver(up=False) as receiver:
+        flags = LIFECYCLE, "--push.default-ttl=0"
+        with agent(tmp_path, *flags, config=storage + receiver.config) as server, Client(server.port) as client:
+            for _ in range(120):
+                push_next(client)
+            changed = receiver.config.replace("}", ", write_relabel_configs: [{target_label: site, replacement: eu}]}")
+            write(tmp_path, storage + changed)
+            assert reload(server) == (200, "")
+            receiver.start()
+            final = settled_account(server.port, within_s=5)
+        assert (final.balanced, final.pending) == (True, 0)
+        assert set(final.dropped) == {"journal_full"}
+        assert final.delivered == len({(sample.series, sample.timestamp_ms) for sample in receiver.stored()})

@@ -1,6 +1,5 @@
 """Several targets with a life of their own: added late, removed, moved, and one that is dead beside one that lives."""
 
-import re
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from tests.blackbox.checker import judge
 from tests.blackbox.load import (
     Client,
+    accounts,
     metrics,
     numbers,
     one_value,
@@ -28,16 +28,10 @@ def put(server: Server, number: int) -> None:
 
 def account(server: Server, target: str) -> dict[str, float]:
     """One target's account, and what was accepted in all."""
-    values = metrics(server.port)
-    found = {"accepted": values["pushbridge_samples_accepted_total"]}
-    for key, value in values.items():
-        match = re.fullmatch(rf'pushbridge_samples_(\w+?)(?:_total)?\{{(?:reason="(\w+)",)?target="{target}"\}}', key)
-        match = match or re.fullmatch(
-            rf'pushbridge_samples_(\w+?)(?:_total)?\{{target="{target}",reason="(\w+)"\}}', key
-        )
-        if match and match[1] in {"delivered", "pending", "dropped"}:
-            found[match[2] or match[1]] = value
-    return found
+    one = accounts(server.port).get(target)
+    if one is None:
+        return {"accepted": metrics(server.port)["pushbridge_samples_accepted_total"]}
+    return {"accepted": one.accepted, "delivered": one.delivered, "pending": one.pending, **one.dropped}
 
 
 def settled(server: Server, target: str) -> dict[str, float]:
