@@ -154,7 +154,7 @@ class PrometheusStore:
 
 @dataclass(frozen=True, slots=True)
 class VictoriaStore:
-    """Debian's VictoriaMetrics (1.79.5), which shows new data only after a flush."""
+    """VictoriaMetrics, which shows new data only after a flush."""
 
     server: Server
     name: ClassVar[str] = "victoria-metrics"
@@ -223,10 +223,13 @@ def latest(raw: dict[Labels, tuple[Point, ...]]) -> dict[Labels, str]:
 
 
 def _exported(line: str) -> tuple[Labels, tuple[Point, ...]]:
-    """Read one line of VictoriaMetrics' export, which is JSON but for +Inf, -Inf and NaN; a NaN is null at times."""
+    """Read one line of VictoriaMetrics' export.
+
+    Old ones write +Inf, -Inf and NaN (null at times) as no JSON has them, new ones infinities as strings.
+    """
     metric, _, rest = line.rpartition(',"values":[')
     values, _, times = rest.removesuffix("]}").partition('],"timestamps":[')
-    spelled = (repr(float("nan" if value == "null" else value)) for value in values.split(","))
+    spelled = (repr(float("nan" if value == "null" else value.strip('"'))) for value in values.split(","))
     points = zip(map(int, times.split(",")), spelled, strict=True)
     return _labels(json.loads(metric + "}")["metric"]), tuple(points)
 
