@@ -9,9 +9,12 @@ import pytest
 from tests.blackbox.compliance import MESSAGES
 from tests.blackbox.fleets import Fleet, mimir, thanos
 from tests.blackbox.load import metrics, request, settled_account
+from tests.blackbox.oracle_requests import PROTOBUF, Request
 from tests.blackbox.queries import Labels, latest, now_ms, poll
 from tests.blackbox.servers import Server, agent, needs
 from tests.blackbox.test_dead_letters import QUICK, letters_in, push_bad_times, stored_values, values_of
+from tests.blackbox.test_native import OLD_EXEMPLARS
+from tests.blackbox.test_oracle import send
 from tests.blackbox.test_receivers import CASES, FIRST, FIRST_BODY, expected, push
 
 pytestmark = pytest.mark.real
@@ -25,6 +28,7 @@ IN_EACH_VERSION = [
     for version in MESSAGES
 ]
 WINDOWS = {"mimir": "-ingester.out-of-order-time-window=10m", "thanos": "--tsdb.out-of-order.time-window=10m"}
+EXEMPLARS = {"mimir": "-ingester.max-global-exemplars-per-user=1000", "thanos": "--tsdb.max-exemplars=1000"}
 REFUSED_WITH = {"mimir": 400, "thanos": 409}
 LONG = "é" * 2000
 
@@ -77,6 +81,27 @@ def test_no_neighbour_pays(name: str, version: str, tmp_path: Path) -> None:
         assert poll(lambda: stored_values(fleet.store), pushed.good) == pushed.good
     assert values_of(pushed.letters) == sorted([*pushed.duplicates, *pushed.old])
     assert pushed.account.dead_lettered == {f"http_{REFUSED_WITH[name]}": 20}
+
+
+@pytest.mark.parametrize("version", MESSAGES)
+@pytest.mark.parametrize("name", EACH)
+def test_an_exemplar_that_is_too_old_costs_no_sample(name: str, version: str, tmp_path: Path) -> None:
+    """Whatever the receiver says to it, the pushes are delivered, their histograms are there, and no letter is dead."""
+    with STARTERS[name](tmp_path / name, EXEMPLARS[name]) as fleet:
+        keys = (f"protobuf_message: {MESSAGES[version]}", "send_exemplars: true", "send_native_histograms: true")
+        with agent(tmp_path / "agent", config=fleet.target(*keys)) as server:
+            for _ in range(3):
+                status, text = send(Request("PUT", "/metrics/job/old?wait=delivered", OLD_EXEMPLARS, PROTOBUF), server)
+                assert status == 200, text
+            final = settled_account(server.port)
+            found = poll(lambda: counted(fleet), ["3"])
+    assert (final.delivered, final.dead_lettered) == (final.accepted, {})
+    assert found == ["3"]
+
+
+def counted(fleet: Fleet) -> list[str]:
+    """How many histograms the receiver has of each series `x`."""
+    return [one["value"][1] for one in fleet.store.query('count_over_time(x{job="old"}[1h])', now_ms())]
 
 
 @needs("mimir")

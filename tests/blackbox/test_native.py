@@ -235,6 +235,21 @@ CUSTOM = pb.family(
 )
 
 
+OLD_EXEMPLARS = pb.family(
+    "x",
+    pb.HISTOGRAM,
+    pb.metric(
+        pb.block(
+            7,
+            pb.native(6, 1.5, -2, 1, 1, 1)
+            + pb.exemplar(16, 9.0, 900, trace_id="t1")
+            + pb.exemplar(16, 1.0, 1000, trace_id="t2"),
+        )
+    ),
+) + pb.family("y", pb.GAUGE, pb.metric(pb.gauge(1)))
+"""Pushed twice, the first exemplar is older than the newest that its series has."""
+
+
 def test_custom_buckets_need_remote_write_2(tmp_path: Path) -> None:
     """Without a target that speaks it they are refused with what to do; the refusal is counted."""
     config = "remote_write: [{url: 'http://127.0.0.1:1/', send_native_histograms: true}]\n"

@@ -19,7 +19,7 @@ from tests.blackbox.oracle_requests import OPENMETRICS, PROTOBUF, Headers, Reque
 from tests.blackbox.queries import PrometheusStore, fetch, now_ms, poll
 from tests.blackbox.scripted_receiver import ScriptedReceiver
 from tests.blackbox.servers import Server, agent, needs, prometheus
-from tests.blackbox.test_native import CUSTOM
+from tests.blackbox.test_native import CUSTOM, OLD_EXEMPLARS
 from tests.blackbox.test_oracle import send
 
 pytestmark = [pytest.mark.real, needs("prometheus"), takes("2.0")]
@@ -154,16 +154,12 @@ def test_custom_buckets_arrive(chain: Chain) -> None:
 
 def test_an_exemplar_that_is_too_old_costs_no_sample(tmp_path: Path) -> None:
     """Prometheus answers 400 to it and has the sample: the push is delivered, and there is no dead letter."""
-    histogram = (pb.native(6, 1.5, -2, 1, 1, 1), pb.exemplar(16, 9.0, 900, a="1"), pb.exemplar(16, 1.0, 1000, a="2"))
-    body = pb.family("x", pb.HISTOGRAM, pb.metric(pb.block(7, b"".join(histogram)))) + pb.family(
-        "y", pb.GAUGE, pb.metric(pb.gauge(1))
-    )
     with (
         prometheus(tmp_path / "prometheus", FEATURES) as receiver,
         agent(tmp_path / "agent", config=OURS.format(url=receiver.url)) as server,
     ):
         for _ in range(3):
-            status, text = send(Request("PUT", "/metrics/job/old?wait=delivered", body, PROTOBUF), server)
+            status, text = send(Request("PUT", "/metrics/job/old?wait=delivered", OLD_EXEMPLARS, PROTOBUF), server)
             assert status == 200, text
         final = settled_account(server.port)
         store = PrometheusStore(receiver)
