@@ -84,6 +84,7 @@ def thanos(tmp: Path, *flags: str) -> Iterator[Fleet]:
         f"--http-address=127.0.0.1:{port}",
         f"--grpc-address=127.0.0.1:{rpc}",
         f"--remote-write.address=127.0.0.1:{write}",
+        f"--receive.capnproto-address=127.0.0.1:{free_port()}",
         '--label=replica="1"',
         "--log.level=warn",
         *flags,
