@@ -10,9 +10,10 @@ from tests.blackbox.compliance import MESSAGES
 from tests.blackbox.fleets import Fleet, mimir, thanos
 from tests.blackbox.load import metrics, request, settled_account
 from tests.blackbox.oracle_requests import PROTOBUF, Request
+from tests.blackbox.poison import letters_in
 from tests.blackbox.queries import Labels, Point, latest, now_ms, poll
 from tests.blackbox.servers import Server, agent, needs
-from tests.blackbox.test_dead_letters import QUICK, letters_in, push_bad_times, stored_values, values_of
+from tests.blackbox.test_dead_letters import QUICK, push_bad_times, stored_values, values_of
 from tests.blackbox.test_native import OLD_EXEMPLARS
 from tests.blackbox.test_oracle import send
 from tests.blackbox.test_receivers import CASES, FIRST, FIRST_BODY, expected, push
