@@ -17,6 +17,7 @@ from bridge.delivery.split import Bisection
 from bridge.delivery.throttle import ThrottledLog
 from bridge.delivery.window import Refusal
 from bridge.wire.head import cut_field
+from bridge.wire.points import split_field
 
 OnRejected = Literal["split", "drop"]
 _DOUBTFUL = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -229,28 +230,42 @@ class Courier:
     ) -> tuple[Refusal, ...] | None:
         if not self._splits:
             return (self._refuse(None, 0, request.samples, rejected, maybe_stored),)
-        fields = request.fields()
+        fields, tenant = request.fields(), request.tenant
         if len(fields) == 1 or rejected.concerns_all:
-            return (self._refuse(fields, 0, len(fields), rejected, maybe_stored),)
+            every = range(len(fields))
+            return await self._give_up(fields, every, rejected, tenant=tenant, maybe_stored=maybe_stored, doubt=doubt)
         search = Bisection(len(fields))
         refusals: list[Refusal] = []
         while not search.over:
-            start, stop = search.start, search.stop
-            sent = await self._send(cut(fields[start:stop], request.tenant), doubt)
+            part = range(search.start, search.stop)
+            sent = await self._send(cut(fields[part.start : part.stop], tenant), doubt)
             if sent is None:
                 return None
             outcome, again = sent
             if isinstance(outcome, Delivered):
                 search.passed()
-                continue
-            whole = outcome.concerns_all
-            if whole:
-                search.decide()
-            if whole or search.refused():
-                refusals.append(self._refuse(fields, start, stop, outcome, maybe_stored or again))
-                if outcome.status == _DOUBTFUL:
-                    doubt.tries = _TRIES_ONCE_KNOWN
+            elif _is_decided(search, outcome):
+                unsure = maybe_stored or again
+                refused = await self._give_up(fields, part, outcome, tenant=tenant, maybe_stored=unsure, doubt=doubt)
+                if refused is None:
+                    return None
+                refusals += refused
         return _mark_followed(refusals, fields)
+
+    async def _give_up(
+        self, fields: list[bytes], part: range, rejected: Rejected, *, tenant: str, maybe_stored: bool, doubt: _Doubt
+    ) -> tuple[Refusal, ...] | None:
+        """Refuse a part for good, unless it is one sample that is taken without its exemplars; None as in `settle`."""
+        if rejected.status == _DOUBTFUL:
+            doubt.tries = _TRIES_ONCE_KNOWN
+        if len(part) == 1 and not rejected.concerns_all and (parts := split_field(fields[part.start])).exemplars:
+            sent = await self._send(cut([parts.without_exemplars()], tenant), doubt)
+            if sent is None:
+                return None
+            if isinstance(sent[0], Delivered):
+                self._log.warning("remote_write_exemplars_refused", status=rejected.status, words=rejected.words)
+                return ()
+        return (self._refuse(fields, part.start, part.stop, rejected, maybe_stored),)
 
     async def _send(self, request: Request, doubt: _Doubt) -> tuple[Delivered | Rejected, bool] | None:
         """Send until there is a clear answer, and tell whether a try before had none; None when it was to stop."""
@@ -319,6 +334,12 @@ class Courier:
             retry_in_s=round(wait_s, 3),
             samples=samples,
         )
+
+
+def _is_decided(search: Bisection, rejected: Rejected) -> bool:
+    if rejected.concerns_all:
+        search.decide()
+    return rejected.concerns_all or search.refused()
 
 
 def _mark_followed(refusals: list[Refusal], fields: list[bytes]) -> tuple[Refusal, ...]:

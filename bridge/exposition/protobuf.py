@@ -89,7 +89,7 @@ def _read_family(message: pb.MetricFamily, *, utf8_names: bool) -> Family:
             timestamp_ms = metric.timestamp_ms if metric.HasField("timestamp_ms") else None
             native = field == "histogram" and is_native(metric.histogram)
             if native:
-                exemplars = tuple(map(_read_exemplar, filter(_has_time, metric.histogram.exemplars)))
+                exemplars = _in_time_order(map(_read_exemplar, filter(_has_time, metric.histogram.exemplars)))
                 is_gauge = message.type == pb.GAUGE_HISTOGRAM
                 histograms.append(
                     read_native(name, labels, timestamp_ms, metric.histogram, is_gauge=is_gauge, exemplars=exemplars)
@@ -131,6 +131,11 @@ def _read_labels(metric: pb.Metric, metric_type: MetricType, *, utf8_names: bool
 def _has_time(exemplar: pb.Exemplar) -> bool:
     """Exemplars of native histograms count only with a time of their own, for Prometheus as well."""
     return exemplar.HasField("timestamp")
+
+
+def _in_time_order(exemplars: Iterable[Exemplar]) -> tuple[Exemplar, ...]:
+    """Clients write them by value; receivers refuse one that is older than the one before."""
+    return tuple(sorted(exemplars, key=lambda one: (one.timestamp_ms, one.value)))
 
 
 def _read_exemplar(exemplar: pb.Exemplar) -> Exemplar:

@@ -9,8 +9,8 @@ import json
 import re
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 from urllib.parse import urlencode
@@ -80,12 +80,12 @@ def poll(read: Callable[[], _T], want: _T) -> _T:
     return got
 
 
-def fetch(server: Server, path: str, body: bytes | None = None) -> bytes:
+def fetch(server: Server, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
     """GET `path`, or POST when there is a body (snappy protobuf); return the body of a 2xx answer, fail for others."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"} if body is not None else {}
+    protobuf = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"} if body is not None else {}
     try:
-        connection.request("GET" if body is None else "POST", path, body=body, headers=headers)
+        connection.request("GET" if body is None else "POST", path, body=body, headers={**protobuf, **(headers or {})})
         response = connection.getresponse()
         content = response.read()
     finally:
@@ -96,23 +96,35 @@ def fetch(server: Server, path: str, body: bytes | None = None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class PrometheusStore:
-    """Debian's Prometheus (2.42)."""
+    """Prometheus, and what has its API at a prefix, may want a tenant, and adds labels of its own."""
 
     server: Server
+    prefix: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    added: frozenset[str] = frozenset()
+    """Labels that are the receiver's own."""
     name: ClassVar[str] = "prometheus"
+
+    def query(self, text: str, at_ms: int) -> list[dict[str, Any]]:
+        """Result of an instant query."""
+        parameters = {"query": text, "time": _seconds(at_ms)}
+        return _query(self.server, parameters, self.prefix, self.headers)
 
     def instant(self, job: str, at_ms: int) -> dict[Labels, str]:
         """Ask /api/v1/query for an instant vector."""
-        return _vector(self.server, {"query": _selector(job), "time": _seconds(at_ms)})
+        return {
+            self._labels(series["metric"]): repr(float(series["value"][1]))
+            for series in self.query(_selector(job), at_ms)
+        }
 
     def raw(self, job: str, *, repeats: bool = False) -> dict[Labels, tuple[Point, ...]]:
         """Ask /api/v1/query for a range, which leaves out markers and keeps ordinary NaN."""
         # A sample whose time is its group's last plus 1 ms may be ahead of the server's clock.
         return {
-            _labels(series["metric"]): _points(
+            self._labels(series["metric"]): _points(
                 ((round(at_s * 1000), repr(float(value))) for at_s, value in series["values"]), repeats=repeats
             )
-            for series in _query(self.server, {"query": f"{_selector(job)}[1h]", "time": _seconds(now_ms() + 1000)})
+            for series in self.query(f"{_selector(job)}[1h]", now_ms() + 1000)
         }
 
     def markers(self, job: str) -> dict[Labels, tuple[int, ...]]:
@@ -129,17 +141,20 @@ class PrometheusStore:
         # prometheus.ReadRequest: queries 1 {start 1, end 2, matchers 3 {type 1 (0 is =), name 2, value 3}}
         matcher = pb.integer(1, 0) + pb.block(2, "job") + pb.block(3, job)
         query = pb.integer(1, 0) + pb.integer(2, now_ms() + 1000) + pb.block(3, matcher)
-        answer = fetch(self.server, "/api/v1/read", snappy.compress(pb.block(1, query)))
+        answer = fetch(self.server, f"{self.prefix}/api/v1/read", snappy.compress(pb.block(1, query)), self.headers)
         content = snappy.uncompress(answer)
         # prometheus.ReadResponse has one QueryResult for one query, and that has the shape of a WriteRequest.
         size = next(end for end in range(1, len(content)) if content[end] < 0x80) + 1
         assert content[0] == _RESULTS_TAG
         return WriteRequest.FromString(content[size:]).timeseries
 
+    def _labels(self, metric: dict[str, str]) -> Labels:
+        return _labels({name: value for name, value in metric.items() if name not in self.added})
+
 
 @dataclass(frozen=True, slots=True)
 class VictoriaStore:
-    """Debian's VictoriaMetrics (1.79.5), which shows new data only after a flush."""
+    """VictoriaMetrics, which shows new data only after a flush."""
 
     server: Server
     name: ClassVar[str] = "victoria-metrics"
@@ -181,6 +196,8 @@ class Receivers:
 
     prometheus: Server
     victoria: Server
+    message: str = "prometheus.WriteRequest"
+    """The `protobuf_message` that both are to get."""
 
     @property
     def stores(self) -> tuple[Store, Store]:
@@ -206,10 +223,13 @@ def latest(raw: dict[Labels, tuple[Point, ...]]) -> dict[Labels, str]:
 
 
 def _exported(line: str) -> tuple[Labels, tuple[Point, ...]]:
-    """Read one line of VictoriaMetrics' export, which is JSON but for +Inf, -Inf and NaN; a NaN is null at times."""
+    """Read one line of VictoriaMetrics' export.
+
+    Old ones write +Inf, -Inf and NaN (null at times) as no JSON has them, new ones infinities as strings.
+    """
     metric, _, rest = line.rpartition(',"values":[')
     values, _, times = rest.removesuffix("]}").partition('],"timestamps":[')
-    spelled = (repr(float("nan" if value == "null" else value)) for value in values.split(","))
+    spelled = (repr(float("nan" if value == "null" else value.strip('"'))) for value in values.split(","))
     points = zip(map(int, times.split(",")), spelled, strict=True)
     return _labels(json.loads(metric + "}")["metric"]), tuple(points)
 
@@ -218,8 +238,10 @@ def _vector(server: Server, parameters: dict[str, str]) -> dict[Labels, str]:
     return {_labels(series["metric"]): repr(float(series["value"][1])) for series in _query(server, parameters)}
 
 
-def _query(server: Server, parameters: dict[str, str]) -> list[dict[str, Any]]:
-    answer = json.loads(fetch(server, f"/api/v1/query?{urlencode(parameters)}"))
+def _query(
+    server: Server, parameters: dict[str, str], prefix: str = "", headers: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    answer = json.loads(fetch(server, f"{prefix}/api/v1/query?{urlencode(parameters)}", headers=headers))
     result: list[dict[str, Any]] = answer["data"]["result"]
     return result
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from bridge.journal.rows import DeadLetter
+from tests.blackbox import binaries
+from tests.blackbox.binaries import VERSIONS
 from tests.blackbox.checker import Pushed, Stored, judge, without_repeats
+from tests.blackbox.compliance import MESSAGES
 from tests.blackbox.load import (
     Account,
     Client,
@@ -93,24 +96,28 @@ def test_no_neighbour_pays(partial: bool, tmp_path: Path) -> None:
     assert set(final.dead_lettered) == {"http_400", "http_422"}
 
 
-CONFIG = "remote_write: [{{url: '{url}/api/v1/write', name: target, {quick}}}]\n"
+CONFIG = "remote_write: [{{url: '{url}/api/v1/write', name: target, protobuf_message: {message}, {quick}}}]\n"
 WINDOW = "storage: {tsdb: {out_of_order_time_window: 10m}}\n"
 HOUR_MS = 3_600_000
 
 
 @pytest.mark.real
 @needs("prometheus")
-def test_beside_a_real_prometheus(tmp_path: Path) -> None:
-    """Prometheus has every good sample, and what it answered 400 and 500 to, as 2.42 does, are the dead letters."""
+@pytest.mark.parametrize("version", VERSIONS)
+def test_beside_a_real_prometheus(version: str, tmp_path: Path) -> None:
+    """Prometheus has every good sample, and what it answered 400 to, or 500 as before 2.50, are the dead letters."""
     with prometheus(tmp_path / "prometheus", config=WINDOW) as receiver:
-        pushed = push_bad_times(tmp_path, receiver.url)
+        config = CONFIG.format(url=receiver.url, message=MESSAGES[version], quick=QUICK)
+        pushed = push_bad_times(tmp_path, config)
         assert poll(lambda: stored_values(PrometheusStore(receiver)), pushed.good) == pushed.good
     duplicates = [letter for letter in pushed.letters if "duplicate sample" in letter.words]
     assert values_of(duplicates) == pushed.duplicates
     assert {letter.status for letter in duplicates} == {400}
     old = [letter for letter in pushed.letters if letter not in duplicates]
     assert values_of(old) == pushed.old
-    assert {(letter.status, letter.maybe_stored) for letter in old} == {(500, True)}
+    assert {(letter.status, letter.maybe_stored) for letter in old} == {
+        (500, True) if binaries.version("prometheus") < (2, 50) else (400, False)
+    }
     assert sum(pushed.account.dead_lettered.values()) == len(pushed.letters) == 20
 
 
@@ -119,7 +126,8 @@ def test_beside_a_real_prometheus(tmp_path: Path) -> None:
 def test_beside_a_real_victoria_metrics(tmp_path: Path) -> None:
     """VictoriaMetrics takes everything, and nothing becomes a dead letter."""
     with victoria_metrics(tmp_path / "victoria", "-search.latencyOffset=0s", "-search.disableCache") as receiver:
-        pushed = push_bad_times(tmp_path, receiver.url)
+        config = CONFIG.format(url=receiver.url, message=MESSAGES["1.0"], quick=QUICK)
+        pushed = push_bad_times(tmp_path, config)
         assert poll(lambda: stored_values(VictoriaStore(receiver)), pushed.good) == pushed.good
     assert (pushed.letters, pushed.account.dead_lettered) == ([], {})
 
@@ -135,9 +143,8 @@ class BadTimes:
     letters: list[DeadLetter]
 
 
-def push_bad_times(tmp_path: Path, url: str) -> BadTimes:
+def push_bad_times(tmp_path: Path, config: str) -> BadTimes:
     """Push good samples among such that are too old, or that give another value to a time that has one."""
-    config = CONFIG.format(url=url, quick=QUICK)
     at_ms = now_ms()
     with agent(tmp_path, config=config) as server:
         first = "".join(f'twice{{n="{n}"}} 0 {at_ms}\n' for n in range(10))

@@ -15,6 +15,8 @@ import snappy
 from bridge._pb.remote_write_v1_pb2 import MetricMetadata, WriteRequest
 from tests.blackbox import delimited as pb
 from tests.blackbox import load
+from tests.blackbox.binaries import VERSIONS
+from tests.blackbox.compliance import MESSAGES
 from tests.blackbox.oracle_requests import OPENMETRICS, PROTOBUF, Headers, Request
 from tests.blackbox.queries import account, fetch, poll
 from tests.blackbox.scripted_receiver import ScriptedReceiver
@@ -28,9 +30,14 @@ CONFIG = """
 push: {{hold_interval: 1s}}
 web: {{expose_groups: true}}
 remote_write:
-  - {{url: "{url}/api/v1/write", name: all, send_native_histograms: true, send_exemplars: true}}
+  - url: "{url}/api/v1/write"
+    name: all
+    protobuf_message: {message}
+    send_native_histograms: true
+    send_exemplars: true
   - url: "{url}/api/v1/write"
     name: plain
+    protobuf_message: {message}
     write_relabel_configs: [{{target_label: target, replacement: plain}}]
 """
 
@@ -67,17 +74,18 @@ class Pair:
 
     prometheus: Server
     agent: Server
+    config: str
+    """The agent's."""
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Run both."""
+@pytest.fixture(scope="module", params=VERSIONS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Run both, in each version of remote_write."""
     tmp = tmp_path_factory.mktemp("native")
-    with (
-        prometheus(tmp / "prometheus", FEATURES) as receiver,
-        agent(tmp / "agent", config=CONFIG.format(url=receiver.url)) as server,
-    ):
-        yield Pair(receiver, server)
+    with prometheus(tmp / "prometheus", FEATURES) as receiver:
+        config = CONFIG.format(url=receiver.url, message=MESSAGES[request.param])
+        with agent(tmp / "agent", config=config) as server:
+            yield Pair(receiver, server, config)
 
 
 def native(*fields: bytes, kind: int = pb.HISTOGRAM) -> bytes:
@@ -170,14 +178,13 @@ def test_a_target_by_default_does_not_get_them(pair: Pair) -> None:
 @pytest.mark.parametrize("ends", ["stop", "kill"])
 def test_a_native_histogram_survives_a_restart(ends: str, pair: Pair, tmp_path: Path) -> None:
     """After SIGTERM and SIGKILL alike it is shown and repeated as before, and its end is sent."""
-    config = CONFIG.format(url=pair.prometheus.url)
     selector = f'x{{job="{ends}"}}'
-    with agent(tmp_path, config=config) as first:
+    with agent(tmp_path, config=pair.config) as first:
         put(first, ends, native(pb.native(6, 1.5, -2, 1, 1, 1)))
         shown = fetch(first, "/api/v1/metrics")
         (first.stop if ends == "stop" else first.kill)()
     down_s = time.time()
-    with agent(tmp_path, config=config) as second:
+    with agent(tmp_path, config=pair.config) as second:
         assert fetch(second, "/api/v1/metrics") == shown
 
         def repeated() -> bool:
@@ -226,6 +233,21 @@ CUSTOM = pb.family(
     pb.HISTOGRAM,
     pb.metric(pb.block(7, pb.native(3, 1.5, 0, 1, 1, schema=-53) + pb.classic((0.5, 1), (float("inf"), 3)))),
 )
+
+
+OLD_EXEMPLARS = pb.family(
+    "x",
+    pb.HISTOGRAM,
+    pb.metric(
+        pb.block(
+            7,
+            pb.native(6, 1.5, -2, 1, 1, 1)
+            + pb.exemplar(16, 9.0, 900, trace_id="t1")
+            + pb.exemplar(16, 1.0, 1000, trace_id="t2"),
+        )
+    ),
+) + pb.family("y", pb.GAUGE, pb.metric(pb.gauge(1)))
+"""Pushed twice, the first exemplar is older than the newest that its series has."""
 
 
 def test_custom_buckets_need_remote_write_2(tmp_path: Path) -> None:

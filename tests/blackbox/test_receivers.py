@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.blackbox import delimited as pb
+from tests.blackbox.binaries import VERSIONS
+from tests.blackbox.compliance import MESSAGES
 from tests.blackbox.oracle_requests import OPENMETRICS, PROTOBUF, Headers, Request
 from tests.blackbox.queries import Labels, Point, Receivers, Store, account, latest, now_ms, poll, shown_ms
 from tests.blackbox.servers import Server, agent, free_port, needs, prometheus, victoria_metrics
@@ -24,8 +26,8 @@ CONFIG = """
 global: {{external_labels: {{cluster: eu1, site: Zürich/2}}}}
 web: {{expose_groups: true}}
 remote_write:
-  - {{name: prometheus, url: "http://127.0.0.1:{prometheus}/api/v1/write"}}
-  - {{name: victoria-metrics, url: "http://127.0.0.1:{victoria}/api/v1/write"}}
+  - {{name: prometheus, url: "http://127.0.0.1:{prometheus}/api/v1/write", protobuf_message: {message}}}
+  - {{name: victoria-metrics, url: "http://127.0.0.1:{victoria}/api/v1/write", protobuf_message: {message}}}
 """
 VICTORIA_FLAGS = ("-search.latencyOffset=0s", "-search.disableCache")
 AT_MS = now_ms() - 61_234
@@ -179,15 +181,15 @@ ENDINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def receivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receivers]:
-    """Run both receivers."""
+@pytest.fixture(scope="module", params=VERSIONS)
+def receivers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receivers]:
+    """Run both receivers, to be spoken to in each version; VictoriaMetrics makes the agent fall back to 1.0."""
     directory = tmp_path_factory.mktemp("receivers")
     with (
         prometheus(directory / "prometheus") as first,
         victoria_metrics(directory / "victoria", *VICTORIA_FLAGS) as second,
     ):
-        yield Receivers(first, second)
+        yield Receivers(first, second, MESSAGES[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -307,8 +309,9 @@ def test_restart_of_the_agent_ends_nothing(receivers: Receivers, tmp_path: Path)
             assert poll(lambda: store.instant(job, now_ms()), want) == want  # noqa: B023 - called at once
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("down", [0, 1], ids=["prometheus", "victoria"])
-def test_outage_of_one_target_delays_only_that_one(down: int, tmp_path: Path) -> None:
+def test_outage_of_one_target_delays_only_that_one(down: int, version: str, tmp_path: Path) -> None:
     """The other target gets pushes meanwhile; the one that was down gets them later, at their own milliseconds."""
     ports, job = (free_port(), free_port()), "outage"
     starters: tuple[Callable[[], Server], Callable[[], Server]] = (
@@ -317,7 +320,7 @@ def test_outage_of_one_target_delays_only_that_one(down: int, tmp_path: Path) ->
     )
     with ExitStack() as stack:
         servers = [stack.enter_context(start()) for start in starters]
-        place = Receivers(*servers)
+        place = Receivers(servers[0], servers[1], MESSAGES[version])
         bridge = stack.enter_context(agent(tmp_path / "agent", config=config_for(place)))
         times = [push(bridge, job, b"x 1\ny 1\n")]
         for store in place.stores:
@@ -360,7 +363,8 @@ def assert_history(store: Store, job: str, times: list[int]) -> None:
 
 def config_for(receivers: Receivers) -> str:
     """Give the configuration of an agent that delivers to both."""
-    return CONFIG.format(prometheus=receivers.prometheus.port, victoria=receivers.victoria.port)
+    ports = {"prometheus": receivers.prometheus.port, "victoria": receivers.victoria.port}
+    return CONFIG.format(**ports, message=receivers.message)
 
 
 def push(server: Server, job: str, body: bytes, headers: Headers = (), grouping: str = "") -> int:

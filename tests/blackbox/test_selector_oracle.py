@@ -14,11 +14,17 @@ import pytest
 import snappy
 
 from bridge.wire.remote_write import encode_series
+from tests.blackbox import binaries
 from tests.blackbox.queries import fetch
 from tests.blackbox.servers import Server, needs, prometheus
 from tests.test_selector import BROKEN, EMPTY, SERIES, VALID, Series, selects
 
 pytestmark = [pytest.mark.real, needs("prometheus")]
+
+
+IS_OLD = binaries.version("prometheus") < (3,)
+OTHERWISE_SINCE_3 = ("", r'{job=~"\xff"}')
+"""Prometheus 3 does not say where the first breaks, and takes the second, which no label can match."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,7 @@ def test_a_selector_finds_what_prometheus_finds(server: Server, text: str) -> No
     """Each selector reads in both, and of the same series selects the same."""
     status, error, found = ask(server, text)
     assert (status, error) == (200, "")
-    if "." in text and "~" in text:
+    if IS_OLD and "." in text and "~" in text:
         # A dot stops at a newline in Prometheus 2.42, and not in 3.
         found = {series for series in found if "\n" not in dict(series)["job"]}
         assert {series for series in SERIES if "\n" not in dict(series)["job"] and selects(text, series)} == found
@@ -66,6 +72,8 @@ def test_the_series_tell_selectors_apart(server: Server) -> None:
 def test_a_selector_breaks_where_prometheus_says(server: Server, text: str, where: str) -> None:
     """Each broken selector is broken for Prometheus too, at the same line and column."""
     status, error, _ = ask(server, text)
+    if not IS_OLD and text in OTHERWISE_SINCE_3:
+        return
     assert status == 400
     assert re.search(rf"(?:^|: ){where}: parse error", error), error
 

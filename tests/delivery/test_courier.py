@@ -11,7 +11,11 @@ from bridge.delivery.courier import Courier, OnRejected, Pace
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater, classify
 from bridge.delivery.throttle import ThrottledLog
 from bridge.delivery.window import Refusal
-from bridge.wire.remote_write import encode_series
+from bridge.model import Exemplar
+from bridge.wire import snappy_block
+from bridge.wire.head import make_head
+from bridge.wire.points import encode_field
+from bridge.wire.remote_write import encode_series, label_bytes, split_series, value_bytes
 from tests.delivery.peers import Clock, Seen, decode
 
 MAX_BACKOFF_S = 5.0
@@ -245,6 +249,33 @@ async def test_drop_gives_up_the_whole_request() -> None:
     (refusal,) = await desk.courier.settle(request_of(("b", 1), ("a", 1))) or ()
     assert (refusal.start, refusal.stop, refusal.fields) == (0, 2, None)
     assert len(desk.store.blocks) == 1
+
+
+@pytest.mark.parametrize("names", ["ab", "b", "abcd"])
+async def test_a_refused_exemplar_costs_no_sample(names: str) -> None:
+    """A sample that is refused with its exemplar alone is delivered without; one that is bad itself is refused."""
+    store = Store({"d": 400})
+    desk = Desk(store)
+    take = store.send
+
+    async def send(block: bytes, attempt: int, tenant: str) -> Outcome:
+        if any(b"trace" in one for one in split_series(snappy_block.decompress(block, 1 << 20))):
+            return classify(400, b"out of order exemplar", None, 0)
+        return await take(block, attempt, tenant)
+
+    store.send = send  # type: ignore[method-assign]
+    traced = Exemplar((("trace", "1"),), 1.0, 1)
+    fields = [
+        encode_field(
+            make_head(label_bytes((("__name__", name),))), value_bytes(1.0), 1, [traced] if name in "bd" else []
+        )
+        for name in names
+    ]
+    refusals = await desk.courier.settle(cut(fields, ""))
+    assert store.has == {(name, 1.0, 1) for name in names if name != "d"}
+    assert spans(refusals) == ([(3, 4, 400)] if "d" in names else [])
+    if refusals:
+        assert refusals[0].fields == (fields[3],)
 
 
 async def test_maybe_stored_is_remembered_from_before() -> None:

@@ -128,6 +128,13 @@ def test_exemplars_of_native_histograms_need_a_time() -> None:
     assert histogram.exemplars == (Exemplar((("trace_id", "t"),), 0.5, 12_345),)
 
 
+def test_exemplars_of_native_histograms_stand_in_time_order() -> None:
+    """Clients write them by value, and Prometheus refuses one that is older than the one before."""
+    given = "".join(f" exemplars {{ value: {value} timestamp {{ seconds: {at} }} }}" for value, at in ((1, 9), (2, 7)))
+    histogram = native(f"sample_count: 2 {ONE}{given}")
+    assert [(one.value, one.timestamp_ms) for one in histogram.exemplars] == [(2.0, 7_000), (1.0, 9_000)]
+
+
 def test_exemplars_of_counters_and_buckets() -> None:
     """They stay with their sample, with a time or without one."""
     counter, classic = parse(
