@@ -18,6 +18,8 @@ from bridge.delivery.window import Refusal
 _CLEAN_ROWS = 20
 """So many rows of a suspect have to pass before it is none any more."""
 _MOST_SUSPECTS = 10_000
+_TURNS = 6
+"""Of the loop between two requests that begin. A push takes a dozen turns; a request is a millisecond's work."""
 _samples = attrgetter("samples")
 
 Settle = Callable[[Request], Coroutine[None, None, Sequence[Refusal] | None]]
@@ -185,13 +187,13 @@ class Shards:
                     del self._places[share.group]
 
     async def _turn(self) -> None:
-        """Wait for a turn of the loop in which no other shard begins a request.
+        """Wait until no other shard has begun a request for some turns of the loop.
 
-        A request is a millisecond's work. Those that began together are answered together, and pushes would wait
-        until all of them have gone on.
+        Those that began together are answered together, and pushes would wait until all of them have gone on.
         """
         async with self._gate:
-            await asyncio.sleep(0)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
 
     def _watch(self, request: Request, refusals: Sequence[Refusal]) -> None:
         """Note which groups something was refused of; what is refused as a whole says nothing of any."""
