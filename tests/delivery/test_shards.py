@@ -31,7 +31,7 @@ class Road:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.arrived.append(request)
-        for _ in range(len(self.arrived) % 5 * 5 if self.slow else 0):
+        for _ in range(len(self.arrived) % 5 * 10 if self.slow else 0):
             await asyncio.sleep(0)
         self.in_flight -= 1
         start, refusals = 0, []
