@@ -1,7 +1,7 @@
 """Confirmations on their way to disk, so that sending does not wait for each fsync.
 
-Owns how many may wait, and that none is lost or written out of order. Sending and the journal itself are given in
-or stand elsewhere.
+Owns how many may wait, how often they are written, and that none is lost or written out of order. Sending and the
+journal itself are given in or stand elsewhere.
 """
 
 import asyncio
@@ -15,6 +15,10 @@ from bridge.journal.rows import DeadLetter, Settled
 MAX_UNCONFIRMED = 64
 """Stretches that may wait for the journal to write their confirmation; a crash sends these again."""
 
+_PAUSE_SHARE = 3
+"""So many times as long as a write took none follows: fewer pushes have to wait for one that is on its way."""
+_MOST_PAUSE_S = 0.25
+
 Confirm = Callable[[str, Sequence[Settled]], Awaitable[None]]
 """(target, what became of the rows, in order); returns when that is durable."""
 
@@ -27,14 +31,25 @@ class Confirmations:
     """
 
     def __init__(
-        self, target: str, cursor: int, confirm: Confirm, failed: Callable[[str, int, Exception], Awaitable[None]]
+        self,
+        target: str,
+        cursor: int,
+        confirm: Confirm,
+        failed: Callable[[str, int, Exception], Awaitable[None]],
+        *,
+        clock_s: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]],
     ) -> None:
-        """Begin behind `cursor`; `failed(action, attempt, error)` logs a failed write and waits."""
+        """Begin behind `cursor`; `failed(action, attempt, error)` logs a failed write and waits.
+
+        `clock_s` is monotonic; `pause` sleeps so many seconds, but not when the sender is to stop.
+        """
         self._target = target
         self.confirmed_seq = cursor
         """Everything up to here is confirmed, durably."""
         self._confirm = confirm
         self._failed = failed
+        self._clock_s, self._pause = clock_s, pause
         self._settled: list[Settled] = []
         self._unconfirmed = 0
         self._closed = False
@@ -80,12 +95,16 @@ class Confirmations:
             settled, self._settled = self._settled, []
             if not self._closed:
                 self._work.clear()
+            started_s = self._clock_s()
             await self._write(settled)
+            pause_s = min(_PAUSE_SHARE * (self._clock_s() - started_s), _MOST_PAUSE_S)
             self.confirmed_seq = settled[-1].last_seq
             self._unconfirmed -= len(settled)
             self._room.set()
             if not self._unconfirmed:
                 self._empty.set()
+            if pause_s > 0 and not self._closed:
+                await self._pause(pause_s)
 
     async def _write(self, settled: Sequence[Settled]) -> None:
         attempt = 0

@@ -133,7 +133,9 @@ class Sender:
         self._window = Window(sent_before)
         self._courier = self._make_courier(client, probe)
         self._shards = self._make_shards()
-        self._confirmations = Confirmations(name, cursor, confirm, self._journal_failed)
+        self._confirmations = Confirmations(
+            name, cursor, confirm, self._journal_failed, clock_s=clock_s, pause=self._sleep_unless_stopped
+        )
 
     def _make_courier(self, client: Client, probe: Callable[[], Request] | None) -> Courier:
         options = self._options

@@ -1,6 +1,7 @@
-"""Several requests in flight, and the order of every series kept: a group's rows all go through one queue.
+"""Several requests in flight, and the order of every series kept: a group's rows go through one queue at a time.
 
-Owns the queues, how much may wait in them, and the change of their number. What is sent how is the courier's
+A group that has nothing under way goes where there is least to do: a backlog takes as long as the longest queue. Owns
+the queues, how much may wait in them, and the change of their number. What is sent how is the courier's
 business, what becomes of the rows the window's.
 """
 
@@ -8,7 +9,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from zlib import crc32
+from operator import attrgetter
 
 from bridge.delivery.batch import Packer, Request, separate
 from bridge.delivery.rewrite import Row
@@ -17,6 +18,9 @@ from bridge.delivery.window import Refusal
 _CLEAN_ROWS = 20
 """So many rows of a suspect have to pass before it is none any more."""
 _MOST_SUSPECTS = 10_000
+_TURNS = 6
+"""Of the loop between two requests that begin. A push takes a dozen turns; a request is a millisecond's work."""
+_samples = attrgetter("samples")
 
 Settle = Callable[[Request], Coroutine[None, None, Sequence[Refusal] | None]]
 
@@ -27,11 +31,20 @@ class _Shard:
     queue: "asyncio.Queue[Request | None]" = field(default_factory=asyncio.Queue)
     left: int = 0
     """Requests that wait or are in flight."""
+    samples: int = 0
+    """Taken and not settled."""
 
     def put(self, requests: Sequence[Request]) -> None:
         self.left += len(requests)
         for request in requests:
             self.queue.put_nowait(request)
+
+
+@dataclass(slots=True)
+class _Place:
+    shard: _Shard
+    samples: int = 0
+    """Of the group, taken and not settled."""
 
 
 class Shards:
@@ -59,10 +72,13 @@ class Shards:
         self._shards: list[_Shard] = []
         self._active = number
         self._taken = 0
+        self._places: dict[bytes, _Place] = {}
+        """Where the groups are that have something under way."""
         self._progress = progress
         self._suspects: dict[bytes, int] = {}
         """Groups of which something was refused lately, and how many rows still have to pass."""
         self._running: list[asyncio.Task[None]] = []
+        self._gate = asyncio.Lock()
 
     @property
     def number(self) -> int:
@@ -84,10 +100,17 @@ class Shards:
 
         Raise ValueError, with nothing taken, for a damaged one.
         """
-        shard = self._shards[crc32(group) % self._active if self._active > 1 else 0]
+        place = self._places.get(group) or _Place(self._least_busy())
+        shard = place.shard
         requests = shard.packer.add(seq, row, group)
+        self._places[group] = place
+        place.samples += row.samples
+        shard.samples += row.samples
         self._taken += row.samples
         shard.put(requests)
+
+    def _least_busy(self) -> _Shard:
+        return min(self._shards[: self._active], key=_samples) if self._active > 1 else self._shards[0]
 
     def flush(self) -> None:
         """Send what is there, full or not."""
@@ -140,16 +163,37 @@ class Shards:
     async def _run(self, shard: _Shard) -> None:
         while (request := await shard.queue.get()) is not None:
             for part in separate(request, self._suspects) if self._suspects else (request,):
+                await self._turn()
                 refusals = await self._settle(part)
                 if refusals is None:
                     return
-                self._taken -= part.samples
+                self._leave(shard, part)
                 self._settled(part, refusals)
                 if refusals or self._suspects:
                     self._watch(part, refusals)
                 self._progress.set()
             shard.left -= 1
             self._progress.set()
+
+    def _leave(self, shard: _Shard, request: Request) -> None:
+        self._taken -= request.samples
+        shard.samples -= request.samples
+        for share in request.shares:
+            place = self._places.get(share.group)
+            if place is not None:
+                place.samples -= share.samples
+                # Less than none when a damaged row has more samples than it says.
+                if place.samples <= 0:
+                    del self._places[share.group]
+
+    async def _turn(self) -> None:
+        """Wait until no other shard has begun a request for some turns of the loop.
+
+        Those that began together are answered together, and pushes would wait until all of them have gone on.
+        """
+        async with self._gate:
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
 
     def _watch(self, request: Request, refusals: Sequence[Refusal]) -> None:
         """Note which groups something was refused of; what is refused as a whole says nothing of any."""

@@ -35,6 +35,8 @@ _TRIM_ROWS = 1000
 _FIRST_DROP_ROWS = 4
 _IDLE_TURNS = 10
 """Turns of the event loop without a new push, some 50 µs, before a transaction is written."""
+_IDLE_S = 0.002
+"""The same where turns are long, because a target catches up."""
 _ENOUGH_OPERATIONS = 6
 """So many pushes are not waited with: while the disk has them, the loop reads and parses the next ones."""
 _STATES_AT_ONCE = 500
@@ -168,9 +170,12 @@ class Committer:
     async def _gather(self) -> None:
         """Let the loop turn until no more pushes come in: half as many transactions cost less than the wait."""
         size = idle = 0
-        while idle < _IDLE_TURNS and size < _ENOUGH_OPERATIONS:
-            idle = idle + 1 if len(self._queue) == size else 0
-            size = len(self._queue)
+        newest_s = perf_counter()
+        while idle < _IDLE_TURNS and size < _ENOUGH_OPERATIONS and perf_counter() - newest_s < _IDLE_S:
+            if len(self._queue) == size:
+                idle += 1
+            else:
+                idle, size, newest_s = 0, len(self._queue), perf_counter()
             await asyncio.sleep(0)
 
     def close(self) -> None:

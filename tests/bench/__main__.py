@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from tests.bench import hold, table, textfile
+from tests.bench import drain, hold, table, textfile
 from tests.bench.bodies import make_bodies
 from tests.bench.contenders import (
     CONTENDERS,
@@ -59,7 +59,7 @@ def read_options(arguments: list[str]) -> Options:
     parser.add_argument("--populate-seconds", type=float, default=600.0, help="limit for the first push to each group")
     parser.add_argument("--drain-seconds", type=float, default=120.0, help="limit for delivering what is left")
     parser.add_argument("--directory", type=Path, default="/var/tmp", help="for journals; on a real disk, not tmpfs")  # noqa: S108
-    parser.add_argument("--also", default="hold,files", help="tables of the agent alone (default %(default)s)")
+    parser.add_argument("--also", default="hold,files,drain", help="further tables (default %(default)s)")
     parser.add_argument("--write", action="store_true", help="put the results into tests/bench/README.md")
     given = vars(parser.parse_args(arguments))
     if unknown := set(given["only"].split(",")) - set(CONTENDERS):
@@ -124,7 +124,7 @@ def _judge(before: Account | None, after: Account | None, load: Load, series: in
     return f"{seconds:.1f} s", True
 
 
-def _measure_hold(url: str, directory: Path) -> Iterator[tuple[str, list[Floor]]]:
+def _measure_hold(_: Options, url: str, directory: Path) -> Iterator[tuple[str, list[Floor]]]:
     yield f"\n{hold.write_head()}", []
     for series, groups in hold.SHAPES:
         with tempfile.TemporaryDirectory(dir=directory) as own:
@@ -132,7 +132,7 @@ def _measure_hold(url: str, directory: Path) -> Iterator[tuple[str, list[Floor]]
         yield hold.write_row(row), list(hold.find_floors(row))
 
 
-def _measure_files(url: str, directory: Path) -> Iterator[tuple[str, list[Floor]]]:
+def _measure_files(_: Options, url: str, directory: Path) -> Iterator[tuple[str, list[Floor]]]:
     yield f"\n{textfile.write_head()}", []
     for series, files in textfile.SHAPES:
         with tempfile.TemporaryDirectory(dir=directory) as own:
@@ -140,7 +140,16 @@ def _measure_files(url: str, directory: Path) -> Iterator[tuple[str, list[Floor]
         yield textfile.write_row(row), list(textfile.find_floors(row))
 
 
-_WHOLE_AGENT = {"hold": _measure_hold, "files": _measure_files}
+def _measure_drain(options: Options, _url: str, directory: Path) -> Iterator[tuple[str, list[Floor]]]:
+    yield f"\n{drain.write_head()}", []
+    for contender in options.contenders:
+        if contender in drain.CONTENDERS:
+            with tempfile.TemporaryDirectory(dir=directory) as own:
+                row = drain.measure_drain(contender, Path(own))
+            yield drain.write_row(row), list(drain.find_floors(row))
+
+
+_FURTHER = {"hold": _measure_hold, "files": _measure_files, "drain": _measure_drain}
 """Lines of further tables, with the floors that each brings."""
 
 
@@ -162,9 +171,10 @@ def main(arguments: list[str]) -> int:
                 lines.append(table.write_row(row))
                 click.echo(lines[-1])
             floors = list(table.find_floors(rows))
-            for name, measure in _WHOLE_AGENT.items():
+            for name, measure in _FURTHER.items():
                 if name in options.also:
-                    for line, found in measure(f"{target.url}/api/v1/write", Path(directory)):
+                    url = f"{target.url}/api/v1/write"
+                    for line, found in measure(options, url, Path(directory)):
                         lines.append(line)
                         click.echo(line)
                         floors += found

@@ -161,8 +161,13 @@ def cpu_s(server: Server) -> float:
 
 
 def peak_rss_bytes(server: Server) -> int:
-    """Most memory that the process ever had resident."""
+    """Most memory that the process ever had resident, or since `reset_peak`."""
     return _memory_bytes(server, "VmHWM")
+
+
+def reset_peak(server: Server) -> None:
+    """Let `peak_rss_bytes` begin anew with what is resident now."""
+    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
 
 
 def rss_bytes(server: Server) -> int:

@@ -10,7 +10,7 @@ import select
 import socket
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -56,6 +56,13 @@ class Load:
         return self.answers / self.seconds
 
 
+def sum_up(seconds: float, latencies_s: Sequence[float], refusals: Sequence[str]) -> Load:
+    """Make a result of the time of every answer and the words of those that are not 2xx."""
+    ordered = sorted(latencies_s)
+    p50_ms, p99_ms = (1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
+    return Load(seconds, len(ordered), len(refusals), refusals[0] if refusals else "", p50_ms, p99_ms)
+
+
 def push_each(plan: Plan, seconds: float) -> Load:
     """Push once to every group, or to as many as `seconds` allow."""
     return _in_process(plan, None, seconds)
@@ -96,8 +103,7 @@ class _Generator:
         self._heads = [f"{plan.method} {path} HTTP/1.1{lead}".encode() for path in plan.paths]
         self._rests = cycle([(b"Content-Length: %d\r\n\r\n" % len(body), body) for body in plan.bodies])
         self._latencies_s = array("d")
-        self._refused = 0
-        self._refusal = ""
+        self._refusals: list[str] = []
         self._poll = select.epoll()
         self._connections: dict[int, _Connection] = {}
         for _ in range(plan.connections):
@@ -160,13 +166,10 @@ class _Generator:
         connection.received = b""
         self._latencies_s.append(time.perf_counter() - connection.started_s)
         if data[9:10] != b"2":
-            self._refused += 1
-            self._refusal = self._refusal or data[9:200].decode(errors="replace")
+            self._refusals.append(data[9:200].decode(errors="replace"))
         return True
 
     def _sum_up(self, seconds: float) -> Load:
         for connection in self._connections.values():
             connection.socket.close()
-        ordered = sorted(self._latencies_s)
-        p50_ms, p99_ms = (1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
-        return Load(seconds, len(ordered), self._refused, self._refusal, p50_ms, p99_ms)
+        return sum_up(seconds, self._latencies_s, self._refusals)

@@ -2,6 +2,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pytest
+
 from bridge.delivery.confirmations import Confirmations
 from bridge.errors import JournalFullError, JournalUnavailableError
 from bridge.journal.rows import DeadLetter, Settled
@@ -16,10 +18,15 @@ class Disk:
     """Writes that still fail."""
     written: list[Settled] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    now_s: float = 0.0
+    write_s: float = 0.0
+    """How long a write takes."""
+    pauses_s: list[float] = field(default_factory=list)
 
     async def confirm(self, target: str, settled: Sequence[Settled]) -> None:
         """Write, or say why not."""
         assert target == "t"
+        self.now_s += self.write_s
         if self.broken:
             self.broken -= 1
             raise JournalUnavailableError("io_error", "broken")
@@ -32,9 +39,17 @@ class Disk:
         assert attempt > 0
         self.failures.append(f"{action}: {error}")
 
+    async def pause(self, seconds: float) -> None:
+        """Let the time pass."""
+        self.pauses_s.append(seconds)
+
+    def confirmations(self) -> Confirmations:
+        """Begin."""
+        return Confirmations("t", 0, self.confirm, self.failed, clock_s=lambda: self.now_s, pause=self.pause)
+
     async def take(self, *settled: Settled) -> Confirmations:
         """Confirm these, together, to the end."""
-        confirmations = Confirmations("t", 0, self.confirm, self.failed)
+        confirmations = self.confirmations()
         for one in settled:
             confirmations.add(one)
         confirmations.close()
@@ -83,3 +98,17 @@ async def test_letters_without_room_are_counted_all_the_same() -> None:
     assert "not kept" in letter.words
     assert (disk.written[1].delivered, disk.written[1].words) == (1, "no")
     assert disk.failures == ["confirm: full"]
+
+
+async def test_writes_leave_room_for_pushes() -> None:
+    """After a write there is none for three times as long, unless it was the last one."""
+    disk = Disk(write_s=0.02)
+    confirmations = disk.confirmations()
+    confirmations.add(stretch(1))
+    running = asyncio.create_task(confirmations.run())
+    await confirmations.all_confirmed()
+    confirmations.add(stretch(2))
+    confirmations.close()
+    await running
+    assert disk.written == [stretch(1), stretch(2)]
+    assert disk.pauses_s == [pytest.approx(0.06)]

@@ -31,7 +31,7 @@ class Road:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.arrived.append(request)
-        for _ in range(len(self.arrived) % 5 if self.slow else 0):
+        for _ in range(len(self.arrived) % 5 * 10 if self.slow else 0):
             await asyncio.sleep(0)
         self.in_flight -= 1
         start, refusals = 0, []
@@ -112,6 +112,43 @@ async def test_each_shard_has_one_request_in_flight() -> None:
             shards.put(b"group %d" % (seq % 20), seq, row_of(seq))
         await shards.emptied()
     assert road.most_in_flight == 4
+
+
+async def test_shards_begin_one_after_the_other() -> None:
+    """No two requests are begun in the same turn of the loop, so that pushes get theirs in between."""
+    turn = 0
+    begun: list[int] = []
+
+    class Noting(Road):
+        async def settle(self, request: Request) -> Sequence[Refusal]:
+            begun.append(turn)
+            return await super().settle(request)
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async with shards_to(Noting(), 20, max_samples=2) as shards:
+        counting = asyncio.create_task(count())
+        for seq in range(100):
+            shards.put(b"group %d" % seq, seq, row_of(seq))
+        await shards.emptied()
+        counting.cancel()
+    assert len(begun) == len(set(begun)) == 100
+
+
+async def test_groups_go_where_there_is_least_to_do() -> None:
+    """While there is an idle shard, the rows of a group that has none under way do not wait behind those of others."""
+    road = Road()
+    async with shards_to(road, 10, max_samples=2, capacity=1000) as shards:
+        for seq in range(100):
+            shards.put(b"group %d" % (seq % 20), seq, row_of(seq))
+        await shards.emptied()
+    first = [number for _, number in road.rows()][:10]
+    assert sorted(first) == list(range(10))
+    assert len(road.arrived) == 100
 
 
 async def test_capacity_counts_what_is_not_settled() -> None:
