@@ -27,8 +27,9 @@ from bridge.heartbeat import Heartbeat
 from bridge.hold import TargetHold
 from bridge.journal.committer import Committer
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import CUSTOM_IN_RW1, NATIVE_DISABLED, DeadLetter
+from bridge.journal.rows import DeadLetter
 from bridge.journal.store import Journal
+from bridge.reasons import CUSTOM_IN_RW1, NATIVE_DISABLED
 from bridge.settings import Settings
 from bridge.telemetry import Telemetry
 
@@ -53,6 +54,7 @@ class Outlets:
     @asynccontextmanager
     async def open(self, target: RemoteWrite) -> AsyncIterator[Sender]:
         """Hand over a target's sender; metadata goes out beside it until the block ends."""
+        self.telemetry.have_target(target.target)
         note_missing = cache(partial(_note_missing, target.target))
         utf8_names = self.settings.config.push.enable_utf8_names
         rules = rules_of_target(target, self.settings.rules, utf8_names=utf8_names, note_missing=note_missing)
@@ -90,6 +92,9 @@ class Outlets:
             )
             resent = await resend(letters, way, clock)
         self.telemetry.letters_replayed.labels(name).inc(resent.samples)
+        if all(target.target != name for target in self.settings.config.remote_write):
+            # Removed meanwhile: what the replay counted must not stay.
+            self.telemetry.forget_target(name)
         return resent
 
     def _sender(

@@ -16,6 +16,7 @@ from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Batch, CursorRow, GroupRow
 from bridge.journal.store import Journal
 from bridge.moments import time_text
+from bridge.reasons import LOST
 from bridge.registry import Groups
 from bridge.rules import Rules
 from bridge.schedule import Schedule
@@ -103,7 +104,7 @@ def load_ledger(journal: Journal, targets: list[str], since_ms: int | None = Non
         else:
             lost = pending(cursor, journal.accepted_total) - journal.samples_after(cursor.seq)
             if lost > 0:
-                cursor = add_dropped(cursor, {"lost": lost})
+                cursor = add_dropped(cursor, {LOST: lost})
                 _log.error("samples_lost", target=target, samples=lost)
         ledger.publish({target: cursor})
     for target, cursor in known.items():

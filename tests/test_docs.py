@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _ITEMS: dict[str, type[BaseModel]] = {"remote_write": RemoteWrite, "rules": Rule, "textfile": Textfile}
 EXAMPLE = ROOT / "deploy" / "pushbridge.yml"
-_DECLARED_IN = ("telemetry.py", "heartbeat.py", "wrapper/report.py")
+_DECLARED_IN = ("telemetry.py", "collectors.py", "heartbeat.py", "wrapper/report.py")
 
 
 def models(annotation: object) -> Iterator[type[BaseModel]]:

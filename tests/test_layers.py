@@ -14,6 +14,7 @@ MODULES = {
 }
 # From the bottom up; a module imports from lower rows, and from its own package within its row.
 LEVELS = (
+    {"bridge.reasons"},
     {
         "bridge.errors",
         "bridge.model",
@@ -86,7 +87,7 @@ LEVELS = (
     {"bridge.journal.archive", "bridge.browse.letters"},
     {"bridge.journal.staging"},
     {"bridge.journal.committer", "bridge.restore"},
-    {"bridge.pipeline", "bridge.telemetry", "bridge.timekeeper"},
+    {"bridge.pipeline", "bridge.telemetry", "bridge.collectors", "bridge.timekeeper"},
     {"bridge.settings"},
     {"bridge.web", "bridge.textfile"},
     {"bridge.targets", "bridge.outlet"},

@@ -14,12 +14,12 @@ from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, delay_s
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
 from bridge.delivery.throttle import ThrottledLog
 from bridge.groups import GAUGE_HELP, Group
+from bridge.reasons import EXPIRED
 from bridge.wire import snappy_block
 from bridge.wire.metadata import Described, encode_metadata
 
 _GROUPS_AT_ONCE = 500
 """So many are looked at before others get their turn."""
-_EXPIRED = "expired"
 
 
 class Client(Protocol):
@@ -142,7 +142,7 @@ class MetadataSender:
             bounds = self._times.min_backoff_s, self._times.max_backoff_s
             wait_s = delay_s(attempt, outcome.after_s, self._random_01(), *bounds)
             if self._clock_s() + wait_s >= until_s:
-                self._give_up(outcome, _EXPIRED, families)
+                self._give_up(outcome, EXPIRED, families)
                 return
             await self._sleep(wait_s)
 

@@ -19,8 +19,6 @@ from bridge.wire import snappy_block
 from bridge.wire.message import HISTOGRAM, SERIES, fields
 from bridge.wire.remote_write_v2 import Describe, Encoder
 
-CUSTOM_BUCKETS_REASON = "nhcb_in_rw1_not_supported"
-"""Prometheus' own word for it."""
 _KEPT_BODIES: Final = 16
 _LARGE_BYTES: Final = 1 << 20
 """Blocks beyond this are written in a thread; below, a busy thread would cost the loop more than the work itself."""
@@ -152,7 +150,7 @@ class Negotiation:
         if not custom:
             return None
         words = "native histograms with custom buckets need remote_write 2.0, which this target does not take"
-        return Rejected(_UNPROCESSABLE, words, CUSTOM_BUCKETS_REASON)
+        return Rejected(_UNPROCESSABLE, words)
 
 
 def _has_custom_buckets(body: bytes) -> bool:

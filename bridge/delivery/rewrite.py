@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from bridge.delivery.age import TOO_OLD, without_old
+from bridge.delivery.age import without_old
 from bridge.delivery.relabel import Verdict
 from bridge.delivery.taken import EVERYTHING, take_fields
-from bridge.journal.rows import RELABEL_DUPLICATE, Entry
+from bridge.journal.rows import Entry
+from bridge.reasons import RELABEL_DUPLICATE, TOO_OLD
 from bridge.wire import snappy_block
 from bridge.wire.head import cut_field, label_fields_of, make_head
 from bridge.wire.remote_write import DOUBLE_BYTES, STALE_NAN, split_series, timeseries_field

@@ -268,7 +268,7 @@ def account(port: int) -> Account:
         return {key: int(value) for key, value in values.items() if re.match(name + r"\b", key)}
 
     def by_reason(name: str) -> dict[str, int]:
-        return {re.sub(r'.*reason="([^"]*)".*', r"\1", key): value for key, value in of(name).items()}
+        return {re.sub(r'.*reason="([^"]*)".*', r"\1", key): value for key, value in of(name).items() if value}
 
     return Account(
         int(values["pushbridge_samples_accepted_total"]),

@@ -250,7 +250,7 @@ async def test_drop_gives_up_the_whole_request() -> None:
 async def test_maybe_stored_is_remembered_from_before() -> None:
     """A refusal after an answer that nobody got says that the receiver may have the samples; 429 says it has not."""
     for status, expected in ((None, True), (503, True), (429, False)):
-        answers: list[Outcome] = [RetryLater(None, status, ""), Rejected(400, "no", "http_400")]
+        answers: list[Outcome] = [RetryLater(None, status, ""), Rejected(400, "no")]
         desk = Desk(Store())
         desk.store.send = lambda *_, answers=answers: answer(answers)  # type: ignore[method-assign]
         (refusal,) = await desk.courier.settle(request_of(("a", 1))) or ()

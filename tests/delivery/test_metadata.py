@@ -124,7 +124,7 @@ def test_a_receiver_that_is_away_is_tried_again_until_the_next_time() -> None:
 
 def test_a_refusal_is_final() -> None:
     """A 4xx is counted by its status and not repeated."""
-    target = Target([Rejected(400, "no", "http_400")])
+    target = Target([Rejected(400, "no")])
     asyncio.run(target.sender([group("a", X)]).send_all(60.0))
     assert (target.attempts, target.counts) == ([0], [("t http_400", 3)])
 

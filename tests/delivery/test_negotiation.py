@@ -9,7 +9,7 @@ import pytest
 from bridge._pb import remote_write_v1_pb2 as v1
 from bridge._pb import remote_write_v2_pb2 as v2
 from bridge.delivery.client import RemoteWriteClient
-from bridge.delivery.negotiation import CUSTOM_BUCKETS_REASON, Negotiation
+from bridge.delivery.negotiation import Negotiation
 from bridge.delivery.outcome import Delivered, Rejected, RetryLater
 from bridge.model import Metadata
 from bridge.wire import snappy_block
@@ -119,11 +119,11 @@ async def test_not_delivered_before_version_1_is() -> None:
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (status(400, "bad", **WRITTEN), Rejected(400, "bad", "http_400")),
-        (status(400, "bad"), Rejected(400, "bad", "http_400")),
+        (status(400, "bad", **WRITTEN), Rejected(400, "bad")),
+        (status(400, "bad"), Rejected(400, "bad")),
         (status(503, "later"), RetryLater(None, 503, "later")),
         (status(429, "slow"), RetryLater(None, 429, "slow")),
-        (status(404, "no"), Rejected(404, "no", "http_404")),
+        (status(404, "no"), Rejected(404, "no")),
     ],
 )
 async def test_no_fallback(answer: Answer, outcome: object) -> None:
@@ -190,7 +190,7 @@ async def test_a_block_that_is_none() -> None:
     """What cannot be read as 1.0 goes out as it is, and the receiver says what is wrong."""
     block = snappy_block.compress(b"nonsense")
     async with peer(status(400, "no protobuf")) as to:
-        assert await to.client.send(block, 0) == Rejected(400, "no protobuf", "http_400")
+        assert await to.client.send(block, 0) == Rejected(400, "no protobuf")
     assert to.receiver.bodies == [block]
     assert to.told.versions == ["2.0"]
 
@@ -207,7 +207,7 @@ async def test_custom_buckets_need_version_2() -> None:
     async with peer(status(415)) as to:
         refused = await to.client.send(histogram(-53), 0)
         assert isinstance(refused, Rejected)
-        assert refused.reason == CUSTOM_BUCKETS_REASON
+        assert refused.status == 422
         assert await to.client.send(histogram(3), 0) == Delivered(204)
         assert await to.client.send(BLOCK, 0) == Delivered(204)
     assert to.receiver.bodies[1:] == [histogram(3), BLOCK]

@@ -12,14 +12,12 @@ from bridge.delivery.rewrite import Row, TargetRules, prepare
 from bridge.delivery.taken import EVERYTHING, kinds_taken, take_fields, take_points
 from bridge.journal.rows import (
     CUSTOM_BUCKETS,
-    CUSTOM_IN_RW1,
     EXEMPLARS,
-    NATIVE_DISABLED,
     NATIVE_HISTOGRAMS,
-    RELABEL,
     Entry,
 )
 from bridge.model import Exemplar
+from bridge.reasons import CUSTOM_IN_RW1, NATIVE_DISABLED, RELABEL
 from bridge.wire import snappy_block
 from bridge.wire.head import make_head
 from bridge.wire.histogram import STALE_CUSTOM, STALE_HISTOGRAM

@@ -115,7 +115,7 @@ class Faults:
     def strike(self, place: str) -> None:
         """Fail if this is the place."""
         if self.waiting and self.waiting[0][0] == place:
-            raise self.waiting.pop(0)[1]("fault", f"a fault at {place}")
+            raise self.waiting.pop(0)[1]("inconsistent", f"a fault at {place}")
 
 
 class FaultyJournal(Journal):
