@@ -57,6 +57,7 @@ LEVELS = (
     {"bridge.delivery.relabel", "bridge.delivery.age"},
     {"bridge.delivery.rewrite", "bridge.delivery.split", "bridge.delivery.scaling"},
     {"bridge.posting"},
+    {"bridge.flags"},
     {"bridge.push", "bridge.wrapper"},
     {
         "bridge.log",
