@@ -84,6 +84,7 @@ class MetadataSender:
         url: str,
         times: MetadataTimes,
         *,
+        wanted: Callable[[], bool] = lambda: True,
         live: Callable[[], Iterable[Group]],
         tenant_of: Callable[[bytes], str] | None,
         client: Client,
@@ -94,10 +95,11 @@ class MetadataSender:
     ) -> None:
         """Look at the groups that `live` gives; `tenant_of` tells whose a group is by its key.
 
-        `url` is for logs only.
+        Sends nothing while it is not `wanted`: in 2.0 the series bring their metadata along. `url` is for logs only.
         """
         self._name = name
         self._times = times
+        self._wanted = wanted
         self._live = live
         self._tenant_of = tenant_of
         self._client = client
@@ -111,7 +113,8 @@ class MetadataSender:
         """Send until cancelled, the first time after one interval: like Prometheus."""
         while True:
             await self._sleep(self._times.interval_s)
-            await self.send_all(self._clock_s() + self._times.interval_s)
+            if self._wanted():
+                await self.send_all(self._clock_s() + self._times.interval_s)
 
     async def send_all(self, until_s: float) -> None:
         """Send everything once; what was not taken at `until_s` is given up."""

@@ -213,6 +213,19 @@ async def test_custom_buckets_need_version_2() -> None:
     assert to.receiver.bodies[1:] == [histogram(3), BLOCK]
 
 
+async def test_a_target_that_is_known_not_to_take_version_2() -> None:
+    """It gets 1.0 from its first request on, custom buckets are refused as ever, and nothing falls back once more."""
+    fallen: list[str] = []
+    negotiation = Negotiation("t", MESSAGE, gauge, fallen=True, fell_back=lambda: fallen.append("t"))
+    receiver = Receiver([status(204), status(415)])
+    async with receiver.serving() as url, aiohttp.ClientSession() as session:
+        client = RemoteWriteClient(session, url, now_s=lambda: NOW_S, negotiation=negotiation)
+        assert await client.send(BLOCK, 0) == Delivered(204)
+        assert isinstance(await client.send(histogram(-53), 0), Rejected)
+        assert isinstance(await client.send(BLOCK, 0), Rejected)
+    assert (receiver.bodies, fallen) == ([BLOCK, BLOCK], [])
+
+
 async def test_custom_buckets_in_version_2() -> None:
     """In 2.0 they are sent."""
     async with peer(status(204, **WRITTEN)) as to:
