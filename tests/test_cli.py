@@ -24,7 +24,7 @@ from bridge.config.sections import Log, Push, Storage, Web
 from bridge.errors import ConfigError
 from bridge.receiver import SampleStore
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series
+from tests.made import encode_series
 from tests.web.test_server import Site, running
 
 DEADLINE_S = 30

@@ -165,11 +165,6 @@ class Sender:
             progress=self._progress,
         )
 
-    @property
-    def shards(self) -> int:
-        """How many requests may be in flight now."""
-        return self._shards.number
-
     async def run(self) -> None:
         """Deliver until `stop` or cancellation.
 

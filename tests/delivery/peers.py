@@ -19,7 +19,7 @@ from bridge.delivery.sender import Hold, Options, Sender
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry, Settled
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series
+from tests.made import encode_series
 
 NOW_S = 1_445_412_480.0
 """2015-10-21 07:28:00 UTC."""

@@ -11,8 +11,8 @@ from bridge.delivery.courier import Courier, OnRejected, Pace
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater, classify
 from bridge.delivery.throttle import ThrottledLog
 from bridge.delivery.window import Refusal
-from bridge.wire.remote_write import encode_series
 from tests.delivery.peers import Clock, Seen, decode
+from tests.made import encode_series
 
 MAX_BACKOFF_S = 5.0
 PROBE = "probe"

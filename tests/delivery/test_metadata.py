@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from bridge._pb import remote_write_v1_pb2 as pb
-from bridge.content import FamilyShape, make_content, make_shape
+from bridge.content import FamilyShape, make_shape
 from bridge.delivery.metadata import MetadataSender, MetadataTimes
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
 from bridge.groups import Group, group_id, key_of, store
 from bridge.wire import snappy_block
+from tests.made import make_content
 
 AWAY = RetryLater(None, None, "nobody there")
 

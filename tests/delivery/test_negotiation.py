@@ -13,8 +13,8 @@ from bridge.delivery.negotiation import Negotiation
 from bridge.delivery.outcome import Delivered, Rejected, RetryLater
 from bridge.model import Metadata
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series
 from tests.delivery.peers import NOW_S, Answer, Receiver, status
+from tests.made import encode_series
 
 MESSAGE = "io.prometheus.write.v2.Request"
 WRITTEN = {
