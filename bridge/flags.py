@@ -90,9 +90,9 @@ def group(job: str, texts: tuple[str, ...]) -> Labels:
         if not name:
             raise click.BadParameter(f"got '={value}', want NAME=VALUE", param_hint="--label")
         if name in seen:
-            where = "is the job's, given by --job" if name == "job" else "is given twice"
-            raise click.BadParameter(f"{name} {where}: got {seen[name]!r} and {value!r}", param_hint="--label")
+            where = "is given twice, by --job too" if name == "job" else "is given twice"
+            raise click.BadParameter(f"label {name} {where}: got {seen[name]!r} and {value!r}", param_hint="--label")
         if _SURROGATE.search(name + value):
-            raise click.BadParameter(f"the value of {name!a} is not UTF-8", param_hint="--label")
+            raise click.BadParameter(f"the value of {ascii(name)[1:-1]} is not UTF-8", param_hint="--label")
         seen[name] = value
     return labels

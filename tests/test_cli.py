@@ -264,11 +264,11 @@ async def test_push_tells_a_refusal(site: Site, arguments: list[str], body: str,
         pytest.param(["--job", "j", "/"], "'/': Is a directory", id="a directory"),
         pytest.param(["--job", ""], "--job: is empty", id="no job name"),
         pytest.param(["--job", "j", "--label", "=b"], "got '=b', want NAME=VALUE", id="label without name"),
-        pytest.param(["--job", "j", "--label", "job=k"], "given by --job: got 'j' and 'k'", id="two jobs"),
+        pytest.param(["--job", "j", "--label", "job=k"], "given twice, by --job too: got 'j' and 'k'", id="two jobs"),
         pytest.param(
             ["--job", "j", "--label", "a=1", "--label", "a=2"], "a is given twice: got '1' and '2'", id="label twice"
         ),
-        pytest.param(["--job", "j", "--label", "a=\udcff"], "the value of 'a' is not UTF-8", id="no UTF-8"),
+        pytest.param(["--job", "j", "--label", "a=\udcff"], "the value of a is not UTF-8", id="no UTF-8"),
         pytest.param(["--job", "j", "--ttl", "soon"], "'--ttl': not a duration: got 'soon'", id="TTL"),
         pytest.param(["--job", "j", "--ttl", "-1d"], "'--ttl': not a duration: got '-1d'", id="negative TTL"),
         pytest.param(["--job", "j", "--url", "gopher://127.0.0.1"], "'--url': want http://host:port", id="scheme"),

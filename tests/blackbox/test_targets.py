@@ -27,7 +27,7 @@ def put(server: Server, number: int) -> None:
 
 
 def account(server: Server, target: str) -> dict[str, float]:
-    """One target's account, and what was accepted in all."""
+    """One target's account, reasons for which nothing was dropped left out, and what was accepted in all."""
     values = metrics(server.port)
     found = {"accepted": values["pushbridge_samples_accepted_total"]}
     for key, value in values.items():
@@ -35,7 +35,7 @@ def account(server: Server, target: str) -> dict[str, float]:
         match = match or re.fullmatch(
             rf'pushbridge_samples_(\w+?)(?:_total)?\{{target="{target}",reason="(\w+)"\}}', key
         )
-        if match and match[1] in {"delivered", "pending", "dropped"}:
+        if match and (match[1] in {"delivered", "pending"} or (match[1] == "dropped" and value)):
             found[match[2] or match[1]] = value
     return found
 
