@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from bridge.collectors import AccountCollector, FileCollector, OverdueCollector
 from bridge.config.file import Config
 from bridge.config.units import split_address
 from bridge.errors import ConfigError, JournalFullError, JournalUnavailableError, PushRefusedError
@@ -28,7 +29,7 @@ from bridge.reload import Reloader
 from bridge.restore import load_groups, load_ledger, load_schedule
 from bridge.settings import Settings
 from bridge.targets import Targets
-from bridge.telemetry import AccountCollector, FileCollector, OverdueCollector, Telemetry
+from bridge.telemetry import Telemetry
 from bridge.textfile.files import Files, check_directories
 from bridge.textfile.intake import Intake
 from bridge.timekeeper import Timekeeper

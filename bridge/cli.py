@@ -26,7 +26,7 @@ from bridge.browse.options import moment, told_faults
 from bridge.config.file import Config, read
 from bridge.config.sections import Log, Push, Storage, Web
 from bridge.config.units import split_address
-from bridge.demo import run_demo
+from bridge.demo import AGENT_ADDRESS, run_demo
 from bridge.errors import ConfigError
 from bridge.log import set_up as set_up_log
 from bridge.migration.command import import_groups
@@ -166,11 +166,12 @@ async def _receive(store: SampleStore, host: str, port: int) -> None:
 
 @main.command()
 @click.option("--for", "seconds", type=float, default=None, metavar="SECONDS", help="Stop by itself [default: never].")
-def demo(seconds: float | None) -> None:
+@click.option("--listen-address", metavar="ADDRESS", help=f"Of the agent. [default: {AGENT_ADDRESS}, or a free port]")
+def demo(seconds: float | None, listen_address: str | None) -> None:
     """Show the whole way on this machine: agent, receiver and a job that pushes.
 
     Needs no privileges, no network and leaves nothing behind; Ctrl-C ends it.
     """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with told_faults():
-        uvloop.run(run_demo(seconds, click.echo))
+        uvloop.run(run_demo(seconds, click.echo, listen_address))

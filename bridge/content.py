@@ -141,9 +141,4 @@ def repeat(parts: Iterable[Content], body: bytes, format_: str) -> Content | Non
     return None
 
 
-def make_content(shape: Shape, values: Sequence[float], timestamps: tuple[int | None, ...] | None = None) -> Content:
-    """Put a content together from numbers."""
-    return Content(shape, pack_doubles(values), timestamps)
-
-
 EMPTY = Content(make_shape((), ()), b"")

@@ -21,18 +21,21 @@ from bridge.receiver import SampleStore, StoredSample, serve
 
 _PUSH_EVERY_S = 2.0
 _LOOK_EVERY_S = 0.5
-_AGENT_ADDRESS = "127.0.0.1:9091"
+AGENT_ADDRESS = "127.0.0.1:9091"
 _ANY_ADDRESS = "127.0.0.1:0"
 
 
-async def run_demo(seconds: float | None, say: Callable[[str], object]) -> None:
-    """Run until Ctrl-C, SIGTERM or for `seconds`; `say` prints a line. Raises ConfigError."""
+async def run_demo(seconds: float | None, say: Callable[[str], object], address: str | None = None) -> None:
+    """Run until Ctrl-C, SIGTERM or for `seconds`; `say` prints a line.
+
+    Raises ConfigError, also when the agent is to listen on an `address` that is taken.
+    """
     store = SampleStore(":memory:")
     started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     receiving = asyncio.create_task(serve(store, port=0, started=started.set_result))
     receiver = await started
     with tempfile.TemporaryDirectory(prefix="pushbridge-demo-") as directory:
-        agent = _agent(directory, f"{receiver}/api/v1/write")
+        agent = _agent(directory, f"{receiver}/api/v1/write", address)
         _stop_on_signals(agent, seconds)
         say(f"agent     {agent.url}/metrics   (own metrics and the pushed group)")
         say(f"receiver  {receiver}/   (a page with what arrived)")
@@ -43,20 +46,22 @@ async def run_demo(seconds: float | None, say: Callable[[str], object]) -> None:
         for task in (*helpers, receiving):
             task.cancel()
         await asyncio.gather(*helpers, receiving, return_exceptions=True)
-    say(f"{len(store.samples())} samples arrived; nothing is left behind.")
+    say(f"{store.count()} samples were delivered; nothing is left behind.")
     store.close()
 
 
-def _agent(directory: str, target: str) -> Agent:
-    """The agent on its usual port, or on a free one when that is taken."""
+def _agent(directory: str, target: str, address: str | None) -> Agent:
+    """The agent on the given address, else on its usual port, or on a free one when that is taken."""
     sections: dict[str, dict[str, object]] = {
-        "web": {"expose_groups": "true", "listen_address": _AGENT_ADDRESS},
+        "web": {"expose_groups": "true", "listen_address": address or AGENT_ADDRESS},
         "storage": {"path": directory},
         "remote_write": {"targets": [{"url": target, "name": "demo"}]},
     }
     try:
         return Agent(load("", "demo", sections))
     except ConfigError:
+        if address is not None:
+            raise
         sections["web"]["listen_address"] = _ANY_ADDRESS
         return Agent(load("", "demo", sections))
 

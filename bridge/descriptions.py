@@ -79,10 +79,6 @@ class Descriptions:
         family = self._families.get(name)
         return family.types.keys() if family else ()
 
-    def families(self) -> Iterator[tuple[str, Metadata]]:
-        """Name and metadata of all families that some group holds."""
-        return ((name, _agreed(family)) for name, family in self._families.items() if family.types)
-
     def of_series(self, name: str) -> Metadata:
         """The metadata of the family that a series with this metric name belongs to, an unknown type for none."""
         own = OWN_SERIES.get(name)

@@ -2,8 +2,9 @@
 
 import re
 
+_UNITS = ("y", "w", "d", "h", "m", "s", "ms")
 _DURATION = re.compile(
-    "".join(rf"(?:(\d{{1,15}}){unit})?" for unit in ("y", "w", "d", "h", "m(?!s)", "s", "ms")),
+    "".join(rf"(?:(\d{{1,15}}){'m(?!s)' if unit == 'm' else unit})?" for unit in _UNITS),
     re.ASCII,
 )
 _DURATION_SECONDS = (365 * 86400, 7 * 86400, 86400, 3600, 60, 1, 0.001)
@@ -17,6 +18,20 @@ FOREVER_MS = 1 << 62
 def parse_ttl_ms(text: object) -> int:
     """Milliseconds of a TTL: a duration, `0` for sent once, `inf` for until deleted; ValueError otherwise."""
     return FOREVER_MS if text == "inf" else round(parse_duration_s(text) * 1000)
+
+
+def duration_text(seconds: float) -> str:
+    """The shortest way to write a duration with one unit."""
+    if not seconds:
+        return "0s"
+    ms = round(seconds * 1000)
+    sizes_ms = [round(size_s * 1000) for size_s in _DURATION_SECONDS]
+    return min((f"{ms // size}{unit}" for unit, size in zip(_UNITS, sizes_ms, strict=True) if not ms % size), key=len)
+
+
+def ttl_text(ttl_ms: int) -> str:
+    """The way a TTL is written."""
+    return "inf" if ttl_ms >= FOREVER_MS else duration_text(ttl_ms / 1000)
 
 
 def parse_duration_s(text: object) -> float:

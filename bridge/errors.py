@@ -3,11 +3,13 @@
 The HTTP status of each is chosen in one place (`bridge.web.responses`), not here.
 """
 
+from bridge.reasons import FileReason
+
 
 class PushRefusedError(Exception):
     """A push that changed nothing; the text tells the sender what, where and why."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: FileReason, message: str) -> None:
         """Keep `reason`, a short slug for the `reason` label of metrics, and the text for the sender."""
         super().__init__(message)
         self.reason = reason

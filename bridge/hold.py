@@ -137,12 +137,12 @@ class Round:
         position, offset = self._position, self._offset
         end, left = len(self.own) + len(self.keys), _MOST_LOOKED_AT * self.max_samples
         tenant = self._tenant(position) if position < end else ""
-        looked_at = False
+        looked_at, takes = False, self.rules.takes()
         while position < end and len(heads) < self.max_samples and left > 0 and self._tenant(position) == tenant:
             all_heads, all_doubles = self._points(position)
             stop = offset + min(self.max_samples - len(heads), left)
             part = all_heads[offset:stop]
-            taken = take_points(part, all_doubles[offset:stop], self.rules.takes)
+            taken = take_points(part, all_doubles[offset:stop], takes)
             more_heads, more_doubles = relabel_points(*taken, self.rules.relabel)
             heads += more_heads
             doubles += more_doubles

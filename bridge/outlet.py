@@ -22,15 +22,16 @@ from bridge.delivery.negotiation import Negotiation
 from bridge.delivery.resend import Clock, Resent, Way, resend
 from bridge.delivery.rewrite import TargetRules
 from bridge.delivery.sender import Options, Sender
-from bridge.delivery.target import rules_of_target, speaks_version_2
+from bridge.delivery.target import rules_of_target, wants_version_2
 from bridge.errors import PushRefusedError
 from bridge.heartbeat import Heartbeat
 from bridge.hold import TargetHold
 from bridge.journal.committer import Committer
 from bridge.journal.reader import JournalReader
-from bridge.journal.rows import CUSTOM_IN_RW1, NATIVE_DISABLED, DeadLetter
+from bridge.journal.rows import DeadLetter
 from bridge.journal.staging import Staging
 from bridge.journal.store import Journal
+from bridge.reasons import CUSTOM_IN_RW1, NATIVE_DISABLED
 from bridge.restore import book_gone, lacks_next
 from bridge.settings import Settings
 from bridge.telemetry import Telemetry
@@ -57,13 +58,20 @@ class Outlets:
     async def open(self, target: RemoteWrite) -> AsyncIterator[Sender]:
         """Hand over a target's sender; metadata goes out beside it until the block ends."""
         await self._take_back(target.target)
+        self.telemetry.have_target(target.target)
         note_missing = cache(partial(_note_missing, target.target))
         utf8_names = self.settings.config.push.enable_utf8_names
-        rules = rules_of_target(target, self.settings.rules, utf8_names=utf8_names, note_missing=note_missing)
+        rules = rules_of_target(
+            target,
+            self.settings.rules,
+            utf8_names=utf8_names,
+            gets_version_2=partial(self.settings.gets_version_2, target),
+            note_missing=note_missing,
+        )
         # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
         with JournalReader(self.journal.path, lambda: self.committer.known_seq) as reader:
             async with self._connect(target) as client:
-                if not target.metadata_config.send or speaks_version_2(target):
+                if not target.metadata_config.send:
                     yield self._sender(target, client, reader, rules)
                     return
                 describing = asyncio.create_task(self._metadata(target, client, rules).run())
@@ -91,7 +99,14 @@ class Outlets:
         return connect(
             target,
             now_s=lambda: self.now_ms() / 1000,
-            negotiation=Negotiation(name, target.protobuf_message, describe, self.telemetry),
+            negotiation=Negotiation(
+                name,
+                target.protobuf_message,
+                describe,
+                self.telemetry,
+                fallen=wants_version_2(target) and not self.settings.gets_version_2(target),
+                fell_back=partial(self.settings.fall_back, target),
+            ),
             sent=lambda size_bytes: self.telemetry.sent(name, size_bytes),
         )
 
@@ -107,6 +122,9 @@ class Outlets:
             )
             resent = await resend(letters, way, clock)
         self.telemetry.letters_replayed.labels(name).inc(resent.samples)
+        if all(target.target != name for target in self.settings.config.remote_write):
+            # Removed meanwhile: what the replay counted must not stay.
+            self.telemetry.forget_target(name)
         return resent
 
     def _sender(
@@ -164,6 +182,7 @@ class Outlets:
             target.target,
             target.url,
             MetadataTimes(times.send_interval, times.max_samples_per_send, queue.min_backoff, queue.max_backoff),
+            wanted=lambda: not self.settings.gets_version_2(target),
             live=self.committer.groups.live,
             tenant_of=rules.tenant_of,
             client=client,

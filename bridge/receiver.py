@@ -118,6 +118,10 @@ class SampleStore:
         )
         return [_stored(row) for row in rows]
 
+    def count(self) -> int:
+        """How many samples have arrived."""
+        return int(self._db.execute("SELECT count(*) FROM samples").fetchone()[0])
+
     def newest(self, limit: int = 500) -> list[StoredSample]:
         """Return the last sample to arrive of each series, newest first."""
         rows = self._db.execute(

@@ -90,4 +90,5 @@ class Reloader:
             except PushRefusedError as error:
                 _log.error("target_not_forgotten", target=name, error=str(error), result="the next start forgets it")
             ledger.forget(name)
+            self.telemetry.forget_target(name)
             _log.warning("target_forgotten", target=name, unsent_samples=unsent, why="it is not configured any more")

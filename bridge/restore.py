@@ -16,6 +16,7 @@ from bridge.journal.reader import JournalReader
 from bridge.journal.rows import Batch, CursorRow, GroupRow
 from bridge.journal.store import Journal
 from bridge.moments import time_text
+from bridge.reasons import JOURNAL_FULL, LOST
 from bridge.registry import Groups
 from bridge.rules import Rules
 from bridge.schedule import Schedule
@@ -119,10 +120,10 @@ def book_gone(journal: Journal, cursor: CursorRow) -> CursorRow:
     if gone <= 0:
         return cursor
     if journal.recovery is None and lacks_next(journal, cursor):
-        _log.error("samples_dropped", reason="journal_full", target=cursor.target, samples=gone, why="left in hand")
-        return add_dropped(cursor, {"journal_full": gone})
+        _log.error("samples_dropped", reason=JOURNAL_FULL, target=cursor.target, samples=gone, why="left in hand")
+        return add_dropped(cursor, {JOURNAL_FULL: gone})
     _log.error("samples_lost", target=cursor.target, samples=gone)
-    return add_dropped(cursor, {"lost": gone})
+    return add_dropped(cursor, {LOST: gone})
 
 
 def lacks_next(journal: Journal, cursor: CursorRow) -> bool:

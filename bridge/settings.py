@@ -5,7 +5,8 @@ is `bridge.config`'s business, the order of a reload `bridge.reload`'s.
 """
 
 from bridge.config.file import Config
-from bridge.delivery.target import speaks_version_2
+from bridge.config.remote_write import RemoteWrite
+from bridge.delivery.target import wants_version_2
 from bridge.flatten import FlattenOptions
 from bridge.limits import LabelLimits
 from bridge.pipeline import PushOptions
@@ -28,7 +29,18 @@ class Settings:
         """Put a configuration in force."""
         self.rules = Rules(config.rules)
         """The same object through all reloads."""
+        self._fallen: set[tuple[str, str]] = set()
+        """Targets (name and URL) that are to get remote_write 2.0 and do not know it."""
         self._take(config)
+
+    def gets_version_2(self, target: RemoteWrite) -> bool:
+        """Whether a target is spoken to in 2.0."""
+        return wants_version_2(target) and (target.target, target.url) not in self._fallen
+
+    def fall_back(self, target: RemoteWrite) -> None:
+        """Have a target get 1.0 until the agent ends, also after a reload."""
+        self._fallen.add((target.target, target.url))
+        self._take(self.config)
 
     def apply(self, config: Config) -> list[str]:
         """Put another configuration in force, but for what waits for a restart; gives those keys."""
@@ -58,7 +70,7 @@ class Settings:
             limits=LabelLimits(
                 push.max_label_names_per_series, push.max_label_name_length, push.max_label_value_length
             ),
-            custom_buckets=not config.remote_write or any(map(speaks_version_2, config.remote_write)),
+            custom_buckets=not config.remote_write or any(map(self.gets_version_2, config.remote_write)),
         )
         ttl_ms = lambda grouping: rules.ttl_ms(grouping, push.default_ttl)  # noqa: E731
         self.push = PushOptions(flatten, push.max_body_bytes, ttl_ms, rules.tenant)

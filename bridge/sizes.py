@@ -3,11 +3,18 @@
 import re
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]i?B|B)?", re.ASCII)
-_SIZE_FACTORS: dict[str | None, int] = {None: 1, "B": 1} | {
+_UNITS: dict[str | None, int] = {
     f"{prefix}{suffix}": base**power
     for power, prefix in enumerate("KMGT", start=1)
     for suffix, base in (("iB", 1024), ("B", 1000))
 }
+_FACTORS: dict[str | None, int] = {**_UNITS, None: 1, "B": 1}
+
+
+def size_text(size_bytes: int) -> str:
+    """The shortest way to write a size."""
+    rounded = [f"{size_bytes // factor}{unit}" for unit, factor in _UNITS.items() if not size_bytes % factor]
+    return min([*rounded, str(size_bytes)], key=len)
 
 
 def parse_size_bytes(text: object) -> int:
@@ -18,4 +25,4 @@ def parse_size_bytes(text: object) -> int:
     if match is None:
         msg = f"not a size: got {text!r}, want for example 64MiB, 1GB or a number of bytes"
         raise ValueError(msg)
-    return int(match[1]) * _SIZE_FACTORS[match[2]]
+    return int(match[1]) * _FACTORS[match[2]]

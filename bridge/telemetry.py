@@ -1,33 +1,32 @@
-"""The agent's own metrics, declared in one place, by prometheus-client.
+"""What the agent counts as it happens, by prometheus-client.
 
-Owns names and help texts; what they count is told by the observers that the parts are given.
+Owns names and help texts, and that each counter is there from the start, at 0, with every reason and target that it can
+have: an alert does not see a counter that begins at 1. What is read from the agent's state at each scrape is
+`bridge.collectors`'; when something is counted the parts say that this is given to.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from functools import cache
 from itertools import accumulate
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from bridge import __version__
-from bridge.errors import JournalUnavailableError
-from bridge.heartbeat import Fact
-from bridge.journal.history import History
-from bridge.journal.ledger import Ledger, pending
-from bridge.journal.reader import JournalReader
-from bridge.journal.store import Journal
-from bridge.registry import Groups
-from bridge.schedule import Schedule, present
+from bridge.reasons import DISK_REASONS, METADATA_FAILURES, PUSH_REASONS, REFUSAL_STATUSES, REFUSALS
 
 _log = structlog.get_logger(__name__)
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-Clock = Callable[[], int]
+_CODES = ("none", *map(str, (200, 202, 204, *REFUSAL_STATUSES, 429, 502, 503, 504)))
+"""Of remote_write requests. Another one begins when it comes; retries that go on are seen all the same."""
+_WRITTEN = ("samples", "histograms", "exemplars")
+_ALONE = ("",)
+"""Of a metric that has no other label."""
+_METHODS = ("put", "post", "delete")
 _SIZE_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 
 
@@ -63,24 +62,7 @@ class Telemetry:
         own = self.registry
         ProcessCollector(namespace="pushbridge", registry=own)
         Gauge("pushbridge_build_info", "The running version.", ["version"], registry=own).labels(__version__).set(1)
-        self.pushes = Counter(
-            "pushbridge_pushes",
-            "Pushes by method, outcome and reason of refusal.",
-            ["method", "outcome", "reason"],
-            registry=own,
-        )
-        self.push_seconds = Distribution(
-            "pushbridge_push_duration_seconds", "Time from a push's arrival to its answer.", _LATENCY_BUCKETS, own
-        )
-        self.commit_seconds = Distribution(
-            "pushbridge_commit_duration_seconds", "Time to write one transaction.", _LATENCY_BUCKETS, own
-        )
-        self.commit_operations = Distribution(
-            "pushbridge_commit_operations", "Pushes and confirmations in one transaction.", _SIZE_BUCKETS, own
-        )
-        self.commit_failures = Counter(
-            "pushbridge_commit_failures", "Transactions that did not get onto the disk.", ["reason"], registry=own
-        )
+        self._declare_pushing(own)
         self.type_conflicts = Counter(
             "pushbridge_type_conflicts",
             "Families that were pushed with another type than some other group gives them; both are kept.",
@@ -112,6 +94,51 @@ class Telemetry:
             registry=own,
         )
         self._declare_sending(own)
+        self._by_target: dict[Counter | Histogram | Gauge, tuple[str, ...]] = {
+            self.sends: _CODES,
+            self.held_refused: REFUSALS,
+            self.written_by_target: _WRITTEN,
+            self.metadata_failures: METADATA_FAILURES,
+            self.protocol: (),
+            **dict.fromkeys(
+                (
+                    self.send_seconds,
+                    self.sent_bytes,
+                    self.held_sent,
+                    self.letters_replayed,
+                    self.retried_samples,
+                    self.metadata,
+                ),
+                _ALONE,
+            ),
+        }
+        """What has a target -> what its other label begins with."""
+
+    def _declare_pushing(self, own: CollectorRegistry) -> None:
+        self.pushes = Counter(
+            "pushbridge_pushes",
+            "Pushes by method, outcome and reason of refusal.",
+            ["method", "outcome", "reason"],
+            registry=own,
+        )
+        for method in _METHODS:
+            self.pushes.labels(method, "accepted", "")
+            for reason in PUSH_REASONS:
+                self.pushes.labels(method, "refused", reason)
+        self.push_seconds = Distribution(
+            "pushbridge_push_duration_seconds", "Time from a push's arrival to its answer.", _LATENCY_BUCKETS, own
+        )
+        self.commit_seconds = Distribution(
+            "pushbridge_commit_duration_seconds", "Time to write one transaction.", _LATENCY_BUCKETS, own
+        )
+        self.commit_operations = Distribution(
+            "pushbridge_commit_operations", "Pushes and confirmations in one transaction.", _SIZE_BUCKETS, own
+        )
+        self.commit_failures = Counter(
+            "pushbridge_commit_failures", "Transactions that did not get onto the disk.", ["reason"], registry=own
+        )
+        for reason in DISK_REASONS:
+            self.commit_failures.labels(reason)
 
     def _declare_sending(self, own: CollectorRegistry) -> None:
         self.sends = Counter(
@@ -169,6 +196,17 @@ class Telemetry:
             ["target", "reason"],
             registry=own,
         )
+
+    def have_target(self, target: str) -> None:
+        """Show all counters of a target from 0 on; those that there are stay as they are."""
+        for metric, words in self._by_target.items():
+            for word in words:
+                metric.labels(target, *([word] if word else ()))
+
+    def forget_target(self, target: str) -> None:
+        """Show nothing of a target any more."""
+        for metric in self._by_target:
+            metric.remove_by_labels({"target": target})
 
     @cache  # noqa: B019 - one Telemetry lives as long as the process, and looking a child up costs more than counting
     def pushes_of(self, method: str, outcome: str, reason: str) -> Counter:
@@ -236,125 +274,3 @@ class Telemetry:
             self.held_refused.labels(target, reason).inc(samples)
         else:
             self.held_sent.labels(target).inc(samples)
-
-
-class AccountCollector(Collector):
-    """What the journal and the groups hold, read at each scrape (design.md section 3.2)."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        reader: JournalReader,
-        history: History,
-        ledger: Ledger,
-        groups: Groups,
-        *,
-        now_ms: Clock,
-    ) -> None:
-        """Read from these, whose owner runs on the same loop as the scrape."""
-        self._journal = journal
-        self._reader = reader
-        self._history = history
-        self._ledger = ledger
-        self._groups = groups
-        self._now_ms = now_ms
-
-    def collect(self) -> Iterator[Metric]:
-        """Give sizes and the account of every target."""
-        live = list(self._groups.live())
-        yield GaugeMetricFamily("pushbridge_groups", "Groups that hold something.", len(live))
-        series = sum(len(part) for group in live for part in group.parts)
-        yield GaugeMetricFamily("pushbridge_series", "Series in these groups.", series)
-        yield GaugeMetricFamily("pushbridge_journal_bytes", "Used bytes of the journal.", self._journal.used_bytes())
-        yield GaugeMetricFamily("pushbridge_journal_max_bytes", "storage.max_bytes.", self._journal.max_bytes)
-        yield self._held_by()
-        accepted = self._journal.accepted_total
-        yield CounterMetricFamily("pushbridge_samples_accepted", "Samples journaled since the journal began.", accepted)
-        yield from self._account(accepted)
-        kept = GaugeMetricFamily(
-            "pushbridge_dead_letters", "Samples kept of what a target refused for good.", labels=["target"]
-        )
-        with suppress(JournalUnavailableError):
-            for name, samples in self._history.dead_letters_kept().items():
-                kept.add_metric([name], samples)
-        yield kept
-
-    def _held_by(self) -> Metric:
-        held = GaugeMetricFamily(
-            "pushbridge_journal_held_by",
-            "1 when the journal has been full and this target has not taken its oldest pushes since, else 0.",
-            labels=["target"],
-        )
-        for name in self._ledger.cursors:
-            held.add_metric([name], float(name in self._ledger.held_by))
-        return held
-
-    def _account(self, accepted: int) -> Iterator[Metric]:
-        target = ["target"]
-        delivered = CounterMetricFamily("pushbridge_samples_delivered", "Samples confirmed.", labels=target)
-        dropped = CounterMetricFamily(
-            "pushbridge_samples_dropped", "Samples that the target will never get.", labels=["target", "reason"]
-        )
-        dead = CounterMetricFamily(
-            "pushbridge_samples_dead_lettered", "Samples that the target refused for good.", labels=["target", "reason"]
-        )
-        waiting = GaugeMetricFamily("pushbridge_samples_pending", "Samples not yet confirmed.", labels=target)
-        age = GaugeMetricFamily(
-            "pushbridge_oldest_pending_age_seconds",
-            "Time since the arrival of the oldest push that is not confirmed, 0 when there is none.",
-            labels=target,
-        )
-        for name, cursor in self._ledger.cursors.items():
-            delivered.add_metric([name], cursor.delivered)
-            waiting.add_metric([name], pending(cursor, accepted))
-            for reason, samples in cursor.dropped:
-                dropped.add_metric([name, reason], samples)
-            for reason, samples in cursor.dead_lettered:
-                dead.add_metric([name, reason], samples)
-            with suppress(JournalUnavailableError):
-                oldest_ms = self._reader.oldest_ms(cursor.seq)
-                now_ms = self._now_ms()
-                age.add_metric([name], max(0, now_ms - (now_ms if oldest_ms is None else oldest_ms)) / 1000)
-        yield from (delivered, waiting, dead, dropped, age)
-
-
-class OverdueCollector(Collector):
-    """Which jobs are overdue, asked at each scrape."""
-
-    def __init__(self, schedule: Schedule, groups: Groups, now_ms: Clock) -> None:
-        """Read from these, whose owner runs on the same loop as the scrape."""
-        self._schedule = schedule
-        self._groups = groups
-        self._now_ms = now_ms
-
-    def collect(self) -> Iterator[Metric]:
-        """Give a value for each group that is expected, with the group's labels."""
-        overdue = GaugeMetricFamily(
-            "pushbridge_job_overdue", "1 when a run, or a push, is late by more than its grace."
-        )
-        now_ms = self._now_ms()
-        for expected in self._schedule.all_expected(self._groups.live()):
-            labels = dict(present(expected.group.id.labels))
-            overdue.add_sample(overdue.name, labels, float(expected.is_overdue(now_ms)))
-        yield overdue
-
-
-class FileCollector(Collector):
-    """What is known of dropped files, read at each scrape; a file that goes takes its metrics with it."""
-
-    def __init__(self, facts: Callable[[], Iterable[Fact]]) -> None:
-        """Show what `facts` gives."""
-        self._facts = facts
-
-    def collect(self) -> Iterator[Metric]:
-        """Give a sample for each file."""
-        families = {
-            name: GaugeMetricFamily(name, text, labels=["file"])
-            for name, text in (
-                ("pushbridge_textfile_error", "1 when a file, or a whole directory, could not be taken, else 0."),
-                ("pushbridge_textfile_mtime_seconds", "When the content of a file that is in force was written."),
-            )
-        }
-        for name, labels, value in self._facts():
-            families[name].add_metric([text for _, text in labels], value)
-        yield from families.values()

@@ -32,7 +32,7 @@ async def test_it_ends_by_itself_after_the_time_given(tmp_path: Path) -> None:
     assert f":{USUAL_PORT}/" not in lines[0]
     arrived = [line for line in lines if "  demo_" in line]
     assert arrived
-    assert lines[-1].endswith(" samples arrived; nothing is left behind.")
+    assert lines[-1].endswith(" samples were delivered; nothing is left behind.")
     assert int(lines[-1].split()[0]) >= len(arrived)
     assert left_in(tmp_path) == []
 
@@ -50,7 +50,20 @@ async def test_it_ends_in_order_when_told_to(tmp_path: Path, stop: signal.Signal
         process.send_signal(stop)
         rest, errors = await process.communicate()
     assert (process.returncode, errors) == (0, b"")
-    assert rest.decode().endswith(" samples arrived; nothing is left behind.\n")
+    assert rest.decode().endswith(" samples were delivered; nothing is left behind.\n")
+    assert left_in(tmp_path) == []
+
+
+async def test_an_address_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    """Where the user wants just that address, the demo says that it is taken, exits 2 and leaves nothing behind."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        address = f"127.0.0.1:{busy.getsockname()[1]}"
+        async with command("demo", "--listen-address", address, temporary=tmp_path) as process:
+            said, errors = await process.communicate()
+    assert (process.returncode, said) == (2, b"")
+    told = errors.decode()
+    assert told.startswith(f"pushbridge: web.listen_address: cannot listen on {address}: Address already in use")
+    assert told.count("\n") == 1
     assert left_in(tmp_path) == []
 
 
@@ -62,5 +75,5 @@ async def test_it_tells_where_to_look_first(tmp_path: Path, monkeypatch: pytest.
     agent = said[0].split()[1].removesuffix("/metrics")
     assert said[1].split()[1].startswith("http://127.0.0.1:")
     assert said[2].endswith(f"| curl --data-binary @- {agent}/metrics/job/my_job")
-    assert said[-1].endswith(" samples arrived; nothing is left behind.")
+    assert said[-1].endswith(" samples were delivered; nothing is left behind.")
     assert left_in(tmp_path) == []

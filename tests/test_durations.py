@@ -1,8 +1,10 @@
 """Durations in settings and flags."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bridge.durations import FOREVER_MS, parse_duration_s, parse_ttl_ms
+from bridge.durations import FOREVER_MS, duration_text, parse_duration_s, parse_ttl_ms, ttl_text
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,21 @@ def test_longer_than_any_time(text: str) -> None:
 def test_ttls(text: str, ttl_ms: int) -> None:
     """A TTL is a duration, 0 or inf."""
     assert parse_ttl_ms(text) == ttl_ms
+
+
+@given(st.integers(0, 290 * 365 * 86_400_000))
+def test_durations_are_written_as_they_are_read(ms: int) -> None:
+    """What is shown of a duration or TTL may be put into a configuration."""
+    assert parse_duration_s(duration_text(ms / 1000)) * 1000 == pytest.approx(ms)
+    assert parse_ttl_ms(ttl_text(ms)) == ms
+
+
+@pytest.mark.parametrize("text", ["30ms", "1m", "25h", "30d", "90m", "1500ms", "0s"])
+def test_durations_keep_their_units(text: str) -> None:
+    """The shortest way is the one that people write."""
+    assert duration_text(parse_duration_s(text)) == text
+
+
+def test_what_never_ends_is_written_as_such() -> None:
+    """Infinity has its own word."""
+    assert ttl_text(FOREVER_MS) == "inf"

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge._pb import remote_write_v1_pb2 as pb
-from bridge.content import Content, FamilyShape, make_content, make_shape
+from bridge.content import Content, FamilyShape, make_shape
 from bridge.encode import ROW_SAMPLES, decode_group, encode_change, encode_group
 from bridge.groups import Group, delete, group_id, key_of, refuse, store
 from bridge.journal.rows import CUSTOM_BUCKETS, EXEMPLARS, NATIVE_HISTOGRAMS, NEVER_MS, GroupRow, PartRow, Record
@@ -17,6 +17,7 @@ from bridge.wire import snappy_block
 from bridge.wire.head import labels_of, make_head
 from bridge.wire.histogram import CUSTOM_SCHEMA, STALE_HISTOGRAM
 from bridge.wire.remote_write import NORMAL_NAN, STALE_NAN, label_bytes, value_bytes
+from tests.made import make_content
 from tests.strategies import ARRIVALS_MS, contents, mutations
 
 NOW_MS = 1_700_000_000_000

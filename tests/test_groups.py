@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from bridge.content import EMPTY, Content, make_content
+from bridge.content import EMPTY, Content
 from bridge.encode import decode_group, encode_group
 from bridge.errors import BadPushError
 from bridge.exposition.text import parse_text
@@ -20,6 +20,7 @@ from bridge.registry import Groups, check_foreign
 from bridge.wire import snappy_block
 from bridge.wire.head import decode_sample, labels_of
 from bridge.wire.remote_write import STALE_NAN, split_series
+from tests.made import make_content
 from tests.strategies import BODIES, ModelGroup, PushedBody, Wire, families_of, labels, model_of, series_of, wire_of
 
 if TYPE_CHECKING:

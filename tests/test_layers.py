@@ -14,6 +14,7 @@ MODULES = {
 }
 # From the bottom up; a module imports from lower rows, and from its own package within its row.
 LEVELS = (
+    {"bridge.reasons"},
     {
         "bridge.errors",
         "bridge.model",
@@ -56,6 +57,7 @@ LEVELS = (
     {"bridge.delivery.relabel", "bridge.delivery.age"},
     {"bridge.delivery.rewrite", "bridge.delivery.split", "bridge.delivery.scaling"},
     {"bridge.posting"},
+    {"bridge.flags"},
     {"bridge.push", "bridge.wrapper"},
     {
         "bridge.log",
@@ -86,7 +88,7 @@ LEVELS = (
     {"bridge.journal.archive", "bridge.browse.letters"},
     {"bridge.journal.staging"},
     {"bridge.journal.committer", "bridge.restore"},
-    {"bridge.pipeline", "bridge.telemetry", "bridge.timekeeper"},
+    {"bridge.pipeline", "bridge.telemetry", "bridge.collectors", "bridge.timekeeper"},
     {"bridge.settings"},
     {"bridge.web", "bridge.textfile"},
     {"bridge.targets", "bridge.outlet"},

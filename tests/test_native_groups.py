@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from bridge._pb import client_model_pb2 as cm
 from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.content import Content
 from bridge.delivery.rewrite import TargetRules
+from bridge.delivery.taken import EVERYTHING
 from bridge.errors import BadPushError
 from bridge.exposition.protobuf import parse_delimited
 from bridge.exposition.text import parse_text
@@ -194,8 +196,8 @@ def test_a_target_without_histograms_is_repeated_the_rest() -> None:
     """And one without custom buckets all others."""
     group = pushed(content(body(native(4), native(5, schema=-53))), text("a 1\n"))
     kinds = [
-        [one.histograms[0].schema for one in repeats(group, TargetRules(takes=takes)) if one.histograms]
-        for takes in (0, EXEMPLARS, NATIVE_HISTOGRAMS, TargetRules().takes)
+        [one.histograms[0].schema for one in repeats(group, TargetRules(takes=partial(int, takes))) if one.histograms]
+        for takes in (0, EXEMPLARS, NATIVE_HISTOGRAMS, EVERYTHING)
     ]
     assert [sorted(one) for one in kinds] == [[], [], [0], [-53, 0]]
 

@@ -14,7 +14,8 @@ from bridge._pb import remote_write_v1_pb2 as pb
 from bridge._pb import remote_write_v2_pb2 as pb2
 from bridge.receiver import SampleStore, make_app, serve
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import STALE_NAN, encode_point, encode_series, label_bytes
+from bridge.wire.remote_write import STALE_NAN, encode_point, label_bytes
+from tests.made import encode_series
 
 HEADERS = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
 Client = TestClient[Request, Application]

@@ -22,7 +22,7 @@ from bridge.browse.series import Choice
 from bridge.config.file import Config
 from bridge.config.remote_write import RemoteWrite
 from bridge.delivery.connect import connect
-from bridge.delivery.negotiation import Negotiation
+from bridge.delivery.negotiation import V2, Negotiation
 from bridge.delivery.target import rules_of_target
 from bridge.errors import ConfigError
 from bridge.journal.archive import Archive, Span
@@ -164,9 +164,16 @@ def replay(
             if waiting := archive.span(since_ms, until_ms).rows - span.rows:
                 tell(f"{waiting} newer rows are left out: {name} has not confirmed them yet, the agent delivers them")
             tally = Tally(last_seq=span.first_seq - 1)
-            rules = rules_of_target(target, Rules(config.rules), utf8_names=config.push.enable_utf8_names)
+            # Native histograms with custom buckets have no other way than 2.0; types are not known here.
+            spoken = Negotiation(name, target.protobuf_message)
+            rules = rules_of_target(
+                target,
+                Rules(config.rules),
+                utf8_names=config.push.enable_utf8_names,
+                gets_version_2=lambda: spoken.version is V2,
+            )
             work = Replay(None, target.queue_config, rules, Choice(selector), rate, tally)
-            stopped = not asyncio.run(_replay(work, archive, span, None if dry_run else target))
+            stopped = not asyncio.run(_replay(work, archive, span, spoken, None if dry_run else target))
             rest_ms = archive.rest_since_ms(span, tally.last_seq) if stopped or tally.stopped else None
     click.echo(f"{name}: {tally.summary('would send' if dry_run else 'sent')}")
     for words in tally.refusals():
@@ -181,7 +188,7 @@ def replay(
     sys.exit(0 if tally.is_complete else 1)
 
 
-async def _replay(work: Replay, archive: Archive, span: Span, target: RemoteWrite | None) -> bool:
+async def _replay(work: Replay, archive: Archive, span: Span, spoken: Negotiation, target: RemoteWrite | None) -> bool:
     """Send to the target, if there is one; tell whether it came to its end."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine that runs has one
@@ -189,9 +196,7 @@ async def _replay(work: Replay, archive: Archive, span: Span, target: RemoteWrit
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with AsyncExitStack() as connections:
         if target is not None:
-            # Native histograms with custom buckets have no other way than 2.0; types are not known here.
-            negotiation = Negotiation(target.target, target.protobuf_message)
-            connected = connect(target, now_s=lambda: wall_ms() / 1000, negotiation=negotiation)
+            connected = connect(target, now_s=lambda: wall_ms() / 1000, negotiation=spoken)
             work.client = await connections.enter_async_context(connected)
         try:
             with _progress("replaying", span.rows, shown=sys.stderr.isatty()) as settled:

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from bridge.config.remote_write import REFUSED, RemoteWrite
 from bridge.config.sections import Global, Log, Push, Rule, Storage, Textfile, Web
-from bridge.config.units import SECRET_ERROR, Section
+from bridge.config.units import METRIC_NAME, SECRET_ERROR, Section
+from bridge.durations import duration_text
 from bridge.errors import ConfigError
 
 _LISTS = {"remote_write": "targets", "textfile": "directories"}
@@ -22,6 +23,21 @@ _LISTS = {"remote_write": "targets", "textfile": "directories"}
 
 _OF_SHAPE = {"model_type", "dict_type", "list_type", "tuple_type"}
 _SHAPES: Mapping[type, str] = {dict: "a mapping", list: "a list"}
+_WORDS: Mapping[str, str] = {
+    "int_parsing": "want a whole number",
+    "int_type": "want a whole number",
+    "bool_parsing": "want true or false",
+    "bool_type": "want true or false",
+    "string_type": "want a text",
+    "string_too_short": "want a text that is not empty",
+    "missing": "is missing",
+    "model_type": "want a mapping",
+    "dict_type": "want a mapping",
+    "list_type": "want a list",
+    "tuple_type": "want a list",
+}
+"""In place of pydantic's, which speaks of Python."""
+_KEY = re.compile(r"(\w+(?:\.\w+)+): ")
 _QUOTED = re.compile(r"'[^'<]{2,}'")
 
 
@@ -64,9 +80,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _distinct_targets(self) -> "Config":
         seen: set[str] = set()
-        for target in self.remote_write:
+        for at, target in enumerate(self.remote_write):
             if target.target in seen:
-                msg = f"two remote_write targets are called {target.target!r}; give each a name"
+                msg = f"remote_write.{at}: two remote_write targets are called {target.target!r}; give each a name"
                 raise ValueError(msg)
             seen.add(target.target)
         return self
@@ -77,11 +93,11 @@ class Config(Section):
         for at, entry in enumerate(self.textfile):
             path = entry.directory.resolve()
             if path in seen:
-                msg = f"textfile[{at}].directory: {entry.directory} is given twice"
+                msg = f"textfile.{at}.directory: {entry.directory} is given twice"
                 raise ValueError(msg)
             is_own_spool = path == self.storage.spool.resolve() and entry.mode == "spool"
             if (path == storage or storage in path.parents) and not is_own_spool:
-                msg = f"textfile[{at}].directory: got {entry.directory}, want one that is not inside storage.path"
+                msg = f"textfile.{at}.directory: got {entry.directory}, want one that is not inside storage.path"
                 raise ValueError(msg)
             seen.add(path)
         return self
@@ -96,6 +112,23 @@ class Config(Section):
                     where = f"remote_write.{at}.write_relabel_configs.{number}.{key}"
                     msg = f"{where}: got {text!r}, want a label name (others need push.enable_utf8_names)"
                     raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _rules_that_can_work(self) -> "Config":
+        forget_s = self.push.forget_after
+        for at, rule in enumerate(self.rules):
+            if rule.expect_every is not None and rule.expect_every + rule.grace >= forget_s:
+                late, forget = duration_text(rule.expect_every + rule.grace), duration_text(forget_s)
+                msg = (
+                    f"rules.{at}.expect_every: got {late} with its grace, want less than push.forget_after={forget}, "
+                    "after which nobody knows the group any more"
+                )
+                raise ValueError(msg)
+            metric = rule.runs.success_metric
+            if metric and not self.push.enable_utf8_names and not METRIC_NAME.fullmatch(metric):
+                msg = f"rules.{at}.runs.success_metric: got {metric!r}, want the name of a metric"
+                raise ValueError(msg)
         return self
 
     @property
@@ -157,6 +190,11 @@ def read(path: str | None, overrides: Mapping[str, Mapping[str, object]] | None 
 
 def _explain(item: Any, node: yaml.Node | None, source: str) -> str:
     path = [part for part in item["loc"] if part != "[key]"]
+    told = item["msg"].removeprefix("Value error, ")
+    if not path and (found := _KEY.match(told)):
+        # What sections do not agree on names its key itself.
+        told = told[found.end() :]
+        path = [int(part) if part.isdigit() else part for part in found[1].split(".")]
     line = _line_of(node, path)
     where = f"{source}:{line}" if line else source
     # "key:secret" without a space is one word in YAML.
@@ -164,7 +202,7 @@ def _explain(item: Any, node: yaml.Node | None, source: str) -> str:
     if item["type"] == "extra_forbidden":
         reason = REFUSED.get(".".join(part for part in path[1:] if isinstance(part, str)))
         return f"{where}: {key} {reason}" if path[0] == "remote_write" and reason else f"{where}: unknown key {key}"
-    wanted = item["msg"].removeprefix("Value error, ")
+    wanted = _WORDS.get(item["type"]) or told.replace("Input should be", "want")
     return f"{where}: {key}: {wanted}{_got(item, wanted)}"
 
 

@@ -188,7 +188,7 @@ class Way(Block):
 class OAuth2(Way):
     """A token by the client credentials grant."""
 
-    client_id: str = Field(description="Who we are.")
+    client_id: str = Field(min_length=1, description="Who we are.")
     client_secret: Secret | None = Field(default=None, description="Our secret.")
     client_secret_file: FilePath | None = Field(default=None, description="File with it.")
     grant_type: Literal["client_credentials"] = Field(default="client_credentials", description="The grant.")

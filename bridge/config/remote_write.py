@@ -11,9 +11,10 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from bridge.config.http_client import Block, HeaderValue, HttpClient, check_header_names
 from bridge.config.relabel import RelabelConfig
-from bridge.config.units import Duration, Secret, http_url, positive, shown_url
+from bridge.config.units import Count, Duration, Secret, from_to, http_url, is_text, positive, shown_url
 
-Count = Annotated[int, AfterValidator(positive)]
+Shards = Annotated[int, AfterValidator(from_to("1", "10000"))]
+"""Each is a task and a connection."""
 SIGN_INS = ("basic_auth", "authorization", "bearer_token", "bearer_token_file", "oauth2", "sigv4")
 
 _INLINE = "is not supported; give the value itself or a file"
@@ -59,8 +60,8 @@ class QueueConfig(Block):
     """Prometheus' queue_config."""
 
     capacity: Count = Field(default=10_000, description="Samples read ahead for one shard.")
-    max_shards: Count = Field(default=50, description="Most requests in flight.")
-    min_shards: Count = Field(default=1, description="Fewest requests in flight.")
+    max_shards: Shards = Field(default=50, description="Most requests in flight.")
+    min_shards: Shards = Field(default=1, description="Fewest requests in flight.")
     max_samples_per_send: Count = Field(default=2000, description="Most samples in one request.")
     batch_send_deadline: Annotated[Duration, AfterValidator(positive)] = Field(
         default="5s",  # type: ignore[assignment]
@@ -74,10 +75,11 @@ class QueueConfig(Block):
     @model_validator(mode="after")
     def _ordered(self) -> "QueueConfig":
         if not 0 < self.min_backoff <= self.max_backoff:
-            msg = "min_backoff must be more than 0 and not more than max_backoff"
+            got = f"got {self.min_backoff:g}s and {self.max_backoff:g}s"
+            msg = f"min_backoff must be more than 0 and not more than max_backoff, {got}"
             raise ValueError(msg)
         if self.min_shards > self.max_shards:
-            msg = "min_shards must not be more than max_shards"
+            msg = f"min_shards must not be more than max_shards, got {self.min_shards} and {self.max_shards}"
             raise ValueError(msg)
         return self
 
@@ -113,7 +115,9 @@ class RemoteWrite(HttpClient):
     """One target, in the words of Prometheus' remote_write block."""
 
     url: Annotated[str, AfterValidator(http_url)] = Field(description="remote_write endpoint.", repr=False)
-    name: str = Field(default="", description="Name in metrics and logs; by default the URL without secrets.")
+    name: Annotated[str, AfterValidator(is_text)] = Field(
+        default="", description="Name in metrics and logs; by default the URL without secrets."
+    )
     remote_timeout: Annotated[Duration, AfterValidator(positive)] = Field(
         default="30s",  # type: ignore[assignment]
         description="Limit of one request.",

@@ -9,21 +9,28 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from bridge.config.units import (
     LABEL_NAME,
+    Count,
     Duration,
+    Limit,
     Section,
     Size,
     Ttl,
     below_lookback,
     check_label_names,
     checked_address,
-    not_negative,
+    checked_prefix,
+    from_to,
+    is_text,
+    own_url,
     positive,
+    some_path,
 )
 from bridge.regex import compile_anchored
+from bridge.sizes import parse_size_bytes
 from bridge.tenant import parse_template
 
 
@@ -36,6 +43,8 @@ class Global(Section):
     @classmethod
     def _names(cls, labels: dict[str, str]) -> dict[str, str]:
         check_label_names(labels)
+        for value in labels.values():
+            is_text(value)
         return labels
 
 
@@ -45,10 +54,10 @@ class Web(Section):
     listen_address: Annotated[str, AfterValidator(checked_address)] = Field(
         default="127.0.0.1:9091", description="Address to listen on for pushes and the API."
     )
-    external_url: str = Field(
+    external_url: Annotated[str, AfterValidator(own_url)] = Field(
         default="", description="URL under which the agent is reachable from outside; its path is the route prefix."
     )
-    route_prefix: str = Field(
+    route_prefix: Annotated[str, AfterValidator(checked_prefix)] = Field(
         default="", description="Prefix for all HTTP paths; by default the path of web.external-url."
     )
     enable_admin_api: bool = Field(default=False, description="Allow PUT /api/v1/admin/wipe.")
@@ -72,15 +81,20 @@ class Web(Section):
 class Storage(Section):
     """The journal on disk."""
 
-    path: Path = Field(default=Path("data"), description="Directory of the journal; one agent per directory.")
+    path: Annotated[Path, BeforeValidator(some_path)] = Field(
+        default=Path("data"), description="Directory of the journal; one agent per directory."
+    )
     retention: Duration = Field(default="24h", description="How long delivered pushes are kept for history.")  # type: ignore[assignment]
-    max_bytes: Size = Field(default="1GiB", description="Bound of the journal file.")  # type: ignore[assignment]
+    max_bytes: Annotated[Size, AfterValidator(from_to("1MiB", "16TiB", parse_size_bytes))] = Field(
+        default="1GiB",  # type: ignore[assignment]
+        description="Bound of the journal file.",
+    )
     when_full: Literal["reject", "drop_oldest"] = Field(
         default="reject",
         description="When undelivered pushes fill the journal: reject pushes with 503, or drop the oldest.",
     )
 
-    max_dead_letters: Annotated[int, AfterValidator(positive)] = Field(
+    max_dead_letters: Count = Field(
         default=100_000, description="Most samples kept as dead letters; the oldest go first."
     )
     dead_letter_retention: Duration = Field(default="30d", description="How long dead letters are kept.")  # type: ignore[assignment]
@@ -113,19 +127,16 @@ class Push(Section):
         default="canonical", description="Spelling of le and quantile: as Prometheus 3 stores them, or as pushed."
     )
     enable_utf8_names: bool = Field(default=False, description="Accept UTF-8 metric and label names.")
-    max_body_bytes: Size = Field(default="64MiB", description="Largest body, also after decompression.")  # type: ignore[assignment]
-    max_series_per_push: Annotated[int, AfterValidator(positive)] = Field(
-        default=100_000, description="Most series that one push may carry."
+    max_body_bytes: Annotated[Size, AfterValidator(from_to("1KiB", "1GiB", parse_size_bytes))] = Field(
+        default="64MiB",  # type: ignore[assignment]
+        description="Largest body, also after decompression.",
     )
-    max_label_names_per_series: Annotated[int, AfterValidator(not_negative)] = Field(
+    max_series_per_push: Count = Field(default=100_000, description="Most series that one push may carry.")
+    max_label_names_per_series: Limit = Field(
         default=30, description="Most labels of one series, as Mimir counts them; 0: no limit."
     )
-    max_label_name_length: Annotated[int, AfterValidator(not_negative)] = Field(
-        default=1024, description="Longest label name in bytes; 0: no limit."
-    )
-    max_label_value_length: Annotated[int, AfterValidator(not_negative)] = Field(
-        default=2048, description="Longest label value in bytes; 0: no limit."
-    )
+    max_label_name_length: Limit = Field(default=1024, description="Longest label name in bytes; 0: no limit.")
+    max_label_value_length: Limit = Field(default=2048, description="Longest label value in bytes; 0: no limit.")
 
 
 class RunsRule(Section):
@@ -183,7 +194,9 @@ class Rule(Section):
 class Textfile(Section):
     """A directory that files with metrics are dropped into."""
 
-    directory: Path = Field(description="Directory of *.prom files; not those in directories inside it.")
+    directory: Annotated[Path, BeforeValidator(some_path)] = Field(
+        description="Directory of *.prom files; not those in directories inside it."
+    )
     mode: Literal["collect", "spool"] = Field(
         default="collect",
         description="collect: the files are the state, as for node_exporter; spool: each is taken once, then removed.",

@@ -4,28 +4,27 @@ Owns the reading of single values. Sections and their defaults stand beside it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr, ValidationInfo
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
-from bridge.durations import parse_duration_s, parse_ttl_ms
-from bridge.sizes import parse_size_bytes
+from bridge.durations import duration_text, parse_duration_s, parse_ttl_ms, ttl_text
+from bridge.sizes import parse_size_bytes, size_text
 
 _LOOKBACK_S = 300
+_IPV6 = 6
+_HOST = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?\.?", re.ASCII)
+_SEGMENT = r"[a-zA-Z0-9._~!$&'()*+,;=:@-]+"
+_PREFIX = re.compile(f"/?{_SEGMENT}(/{_SEGMENT})*/?", re.ASCII)
+METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
+_N = TypeVar("_N", bound=float)
 LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
-
-
-def not_negative(value: float) -> float:
-    """Refuse what is less than 0; raises ValueError."""
-    if value < 0:
-        msg = f"must be 0 or more, got {value:g}"
-        raise ValueError(msg)
-    return value
 
 
 def positive(value: float) -> float:
@@ -36,6 +35,19 @@ def positive(value: float) -> float:
     return value
 
 
+def from_to(least: str, most: str, read: Callable[[str], float] = int) -> Callable[[_N], _N]:
+    """Make a check that refuses what is less or more than these, as they are written; raises ValueError."""
+    low, high = read(least), read(most)
+
+    def check(value: _N) -> _N:
+        if not low <= value <= high:
+            msg = f"want from {least} to {most}"
+            raise ValueError(msg)
+        return value
+
+    return check
+
+
 def below_lookback(seconds: float) -> float:
     """Refuse an interval in seconds at which instant queries would lose sight; raises ValueError."""
     if not 1 <= seconds < _LOOKBACK_S:
@@ -44,18 +56,37 @@ def below_lookback(seconds: float) -> float:
     return seconds
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration_s)]
-Ttl = Annotated[int, BeforeValidator(parse_ttl_ms)]
-Size = Annotated[int, BeforeValidator(parse_size_bytes), AfterValidator(positive)]
+Duration = Annotated[float, BeforeValidator(parse_duration_s), PlainSerializer(duration_text)]
+Ttl = Annotated[int, BeforeValidator(parse_ttl_ms), PlainSerializer(ttl_text)]
+Size = Annotated[int, BeforeValidator(parse_size_bytes), PlainSerializer(size_text)]
+"""Shown as they may be written, with their units."""
+Count = Annotated[int, AfterValidator(from_to("1", "1000000000"))]
+"""Of things that are counted in memory or by SQLite."""
+Limit = Annotated[int, AfterValidator(from_to("0", "1000000000"))]
+"""A count where 0 stands for none."""
 
 
 def split_address(address: str) -> tuple[str, int]:
     """Host and port of `host:port`, `[v6]:port` or `:port` (all interfaces); ValueError otherwise."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004 - the last TCP port
+    # 65535 is the last TCP port. A colon in the host needs brackets: nobody knows where the port of ::1:80 begins.
+    good = colon and port.isascii() and port.isdigit() and int(port) <= 65535 and _is_listener(host)  # noqa: PLR2004
+    if not good:
         msg = f"not an address: got {address!r}, want host:port, for example 127.0.0.1:9091"
         raise ValueError(msg)
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _is_listener(host: str) -> bool:
+    """Tell whether a host can be listened on at all: none (all interfaces), a name, an address."""
+    try:
+        if host.startswith("["):
+            return host.endswith("]") and ip_address(host[1:-1]).version == _IPV6
+        if host and not host.strip("0123456789."):
+            return bool(ip_address(host))
+    except ValueError:
+        return False
+    return not host or _HOST.fullmatch(host) is not None
 
 
 def checked_address(address: str) -> str:
@@ -77,6 +108,40 @@ def http_url(url: str) -> str:
         msg = f"not an http(s) URL: got {shown_url(url)!r}"
         raise ValueError(msg)
     return url
+
+
+def checked_prefix(path: str) -> str:
+    """Refuse a prefix that no request's path can begin with; raises ValueError."""
+    if path.strip("/") and (not _PREFIX.fullmatch(path) or {".", ".."} & set(path.split("/"))):
+        msg = f"not a path: got {path!r}, want for example /pushbridge"
+        raise ValueError(msg)
+    return path
+
+
+def own_url(url: str) -> str:
+    """Refuse a URL under which the agent cannot be reached; raises ValueError."""
+    if url:
+        checked_prefix(urlsplit(http_url(url)).path)
+        if set("?#@") & set(url):
+            msg = f"got {shown_url(url)!r} with more behind it or in front, want for example https://example.org/pushbridge"
+            raise ValueError(msg)
+    return url
+
+
+def is_text(text: str) -> str:
+    """Refuse what cannot be sent or shown: nothing but blanks, control characters, half of a character."""
+    if text and (not text.strip() or not text.isprintable()):
+        msg = f"got {text!r}, want printable text"
+        raise ValueError(msg)
+    return text
+
+
+def some_path(path: str) -> str:
+    """Refuse an empty path, which would be the working directory; raises ValueError."""
+    if not path:
+        msg = "got nothing, want a path"
+        raise ValueError(msg)
+    return path
 
 
 def is_host(name: str) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from bridge.wire.head import cut_field
 from bridge.wire.varint import read_uvarint
 
-TOO_OLD = "too_old"
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _SAMPLES, _HISTOGRAMS = 2, 4
 _TIME_FIELDS = {_SAMPLES: 2, _HISTOGRAMS: 15}

@@ -77,7 +77,7 @@ class RemoteWriteClient:
         try:
             outcome = await self._say(block, headers)
         except RedirectError as error:
-            return Rejected(error.status, str(error), f"http_{error.status}")
+            return Rejected(error.status, str(error))
         except SignInError as error:
             # Not the data's fault: the samples wait until a request can be made.
             return RetryLater(None, None, str(error))

@@ -183,7 +183,7 @@ class Courier:
         # Of the same tenant: the trouble may be theirs alone.
         if not await self._takes(tenant):
             return outcome
-        return Rejected(_DOUBTFUL, outcome.words, f"http_{_DOUBTFUL:d}")
+        return Rejected(_DOUBTFUL, outcome.words)
 
     async def _judge_refusal(self, rejected: Rejected, tries: int, tenant: str) -> Outcome:
         """Tell whom a 401, 404 or the like concerns: what a target refuses to everybody waits until it does not."""

@@ -14,12 +14,12 @@ from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, delay_s
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
 from bridge.delivery.throttle import ThrottledLog
 from bridge.groups import GAUGE_HELP, Group
+from bridge.reasons import EXPIRED
 from bridge.wire import snappy_block
 from bridge.wire.metadata import Described, encode_metadata
 
 _GROUPS_AT_ONCE = 500
 """So many are looked at before others get their turn."""
-_EXPIRED = "expired"
 
 
 class Client(Protocol):
@@ -84,6 +84,7 @@ class MetadataSender:
         url: str,
         times: MetadataTimes,
         *,
+        wanted: Callable[[], bool] = lambda: True,
         live: Callable[[], Iterable[Group]],
         tenant_of: Callable[[bytes], str] | None,
         client: Client,
@@ -94,10 +95,11 @@ class MetadataSender:
     ) -> None:
         """Look at the groups that `live` gives; `tenant_of` tells whose a group is by its key.
 
-        `url` is for logs only.
+        Sends nothing while it is not `wanted`: in 2.0 the series bring their metadata along. `url` is for logs only.
         """
         self._name = name
         self._times = times
+        self._wanted = wanted
         self._live = live
         self._tenant_of = tenant_of
         self._client = client
@@ -111,7 +113,8 @@ class MetadataSender:
         """Send until cancelled, the first time after one interval: like Prometheus."""
         while True:
             await self._sleep(self._times.interval_s)
-            await self.send_all(self._clock_s() + self._times.interval_s)
+            if self._wanted():
+                await self.send_all(self._clock_s() + self._times.interval_s)
 
     async def send_all(self, until_s: float) -> None:
         """Send everything once; what was not taken at `until_s` is given up."""
@@ -142,7 +145,7 @@ class MetadataSender:
             bounds = self._times.min_backoff_s, self._times.max_backoff_s
             wait_s = delay_s(attempt, outcome.after_s, self._random_01(), *bounds)
             if self._clock_s() + wait_s >= until_s:
-                self._give_up(outcome, _EXPIRED, families)
+                self._give_up(outcome, EXPIRED, families)
                 return
             await self._sleep(wait_s)
 

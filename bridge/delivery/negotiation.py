@@ -7,7 +7,7 @@ HTTP is `client`'s.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -19,8 +19,6 @@ from bridge.wire import snappy_block
 from bridge.wire.message import HISTOGRAM, SERIES, fields
 from bridge.wire.remote_write_v2 import Describe, Encoder
 
-CUSTOM_BUCKETS_REASON = "nhcb_in_rw1_not_supported"
-"""Prometheus' own word for it."""
 _KEPT_BODIES: Final = 16
 _LARGE_BYTES: Final = 1 << 20
 """Blocks beyond this are written in a thread; below, a busy thread would cost the loop more than the work itself."""
@@ -81,11 +79,18 @@ class Negotiation:
         message: str = "prometheus.WriteRequest",
         describe: Describe = lambda _: Metadata(),
         observer: Observer | None = None,
+        *,
+        fallen: bool = False,
+        fell_back: Callable[[], object] = lambda: None,
     ) -> None:
-        """Begin with the version of a `protobuf_message`; `describe` tells the metadata for 2.0 by metric name."""
+        """Begin with the version of a `protobuf_message`; `describe` tells the metadata for 2.0 by metric name.
+
+        `fallen` says that the target is known not to take 2.0; `fell_back` is told once that it does not.
+        """
         self._target = target
-        self.version = MESSAGES[message]
-        self._wanted = self.version
+        self._wanted = MESSAGES[message]
+        self.version = V1 if fallen else self._wanted
+        self._fell_back = fell_back
         self._encoder = Encoder(describe)
         self._observer = observer
         self._kept: dict[int, tuple[bytes, bytes]] = {}
@@ -135,6 +140,7 @@ class Negotiation:
             return
         self.version = V1
         self._kept.clear()
+        self._fell_back()
         why = "it does not take 2.0" if status == _UNSUPPORTED else "it does not say what it wrote, so it wrote nothing"
         _log.warning("remote_write_falls_back", target=self._target, version=V1.number, status=status, why=why)
         if self._observer is not None:
@@ -152,7 +158,7 @@ class Negotiation:
         if not custom:
             return None
         words = "native histograms with custom buckets need remote_write 2.0, which this target does not take"
-        return Rejected(_UNPROCESSABLE, words, CUSTOM_BUCKETS_REASON)
+        return Rejected(_UNPROCESSABLE, words)
 
 
 def _has_custom_buckets(body: bytes) -> bool:

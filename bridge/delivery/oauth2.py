@@ -60,7 +60,7 @@ class ClientCredentials:
     ) -> None:
         """`clock_s` is monotonic; `timeout_s` bounds one request for a token."""
         self._settings = settings
-        self._url, self._user = split_user(settings.token_url)
+        self._url, _ = split_user(settings.token_url)
         self._shown = shown_url(settings.token_url)
         self._secret = source(settings.client_secret, settings.client_secret_file, "oauth2.client_secret")
         self._session = session

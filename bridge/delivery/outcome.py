@@ -6,6 +6,7 @@ Pure. Nothing here sends, waits or counts.
 from dataclasses import dataclass
 
 from bridge.delivery.backoff import parse_retry_after
+from bridge.reasons import refusal_reason
 
 MAX_WORDS_BYTES = 1024
 _LEAST_CLIENT_ERROR, _LEAST_SERVER_ERROR = 400, 500
@@ -53,10 +54,13 @@ class Rejected:
     status: int
     words: str
     """The receiver's text, at most `MAX_WORDS_BYTES` of it."""
-    reason: str
-    """Slug for the `reason` label of metrics: `http_` and the status."""
     of_data: bool = False
     """Whether others are known to be taken: it is the samples, whatever the status says."""
+
+    @property
+    def reason(self) -> str:
+        """The `reason` label of metrics."""
+        return refusal_reason(self.status)
 
     @property
     def concerns_all(self) -> bool:
@@ -84,7 +88,7 @@ def classify(status: int, body: bytes, retry_after: str | None, now_s: float) ->
         return Delivered(status)
     words = receiver_words(body)
     if status in _FINAL and status not in _AGAIN:
-        return Rejected(status, words, f"http_{status}")
+        return Rejected(status, words)
     after_s = None if retry_after is None else parse_retry_after(retry_after, now_s)
     return RetryLater(after_s, status, words)
 

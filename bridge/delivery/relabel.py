@@ -11,7 +11,7 @@ from hashlib import md5
 
 from bridge.config.relabel import RelabelConfig
 from bridge.config.units import LABEL_NAME
-from bridge.journal.rows import RELABEL, RELABEL_NAMELESS
+from bridge.reasons import RELABEL, RELABEL_NAMELESS
 from bridge.regex import Pattern
 from bridge.wire.head import encoded_labels_of, make_head
 from bridge.wire.remote_write import encode_labels

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from bridge.delivery.age import TOO_OLD, without_old
+from bridge.delivery.age import without_old
 from bridge.delivery.relabel import Verdict
 from bridge.delivery.taken import EVERYTHING, take_fields
-from bridge.journal.rows import RELABEL_DUPLICATE, Entry
+from bridge.journal.rows import Entry
+from bridge.reasons import RELABEL_DUPLICATE, TOO_OLD
 from bridge.wire import snappy_block
 from bridge.wire.head import cut_field, label_fields_of, make_head
 from bridge.wire.remote_write import DOUBLE_BYTES, STALE_NAN, split_series, timeseries_field
@@ -37,8 +38,8 @@ class TargetRules:
     """Gives a series' new head, or why it is dropped (`Relabeler.relabel`); None when there are no rules."""
     tenant_of: Callable[[bytes], str] | None = None
     """Gives the tenant of a group's key, "" for none; None when no group has one."""
-    takes: int = EVERYTHING
-    """What the target takes besides plain samples (`kinds_taken`)."""
+    takes: Callable[[], int] = lambda: EVERYTHING
+    """Gives what the target takes besides plain samples (`kinds_taken`); less once it has fallen back to 1.0."""
     note_missing: Callable[[str], object] = lambda _: None
     """Is told the reason, each time, when the target does not get a native histogram."""
 
@@ -63,7 +64,7 @@ def prepare(entry: Entry, rules: TargetRules, oldest_ms: int | None = None) -> R
 
     Samples from before `oldest_ms` are dropped.
     """
-    if entry.damaged or entry.kinds & ~rules.takes:
+    if entry.damaged or entry.kinds & ~rules.takes():
         return None if entry.damaged else _prepare_taken(entry, rules, oldest_ms)
     try:
         size = snappy_block.declared_length(entry.body)
@@ -89,14 +90,15 @@ def prepare(entry: Entry, rules: TargetRules, oldest_ms: int | None = None) -> R
 
 def _prepare_taken(entry: Entry, rules: TargetRules, oldest_ms: int | None) -> Row | None:
     """Give the row of which the target does not take everything."""
+    takes = rules.takes()
     try:
-        fields, missing = take_fields(split_series(snappy_block.decompress(entry.body, MOST_ROW_BYTES)), rules.takes)
+        fields, missing = take_fields(split_series(snappy_block.decompress(entry.body, MOST_ROW_BYTES)), takes)
     except (ValueError, IndexError):
         return None
     for reason in missing:
         rules.note_missing(reason)
     body = snappy_block.compress(b"".join(fields))
-    row = prepare(replace(entry, body=body, samples=len(fields), kinds=entry.kinds & rules.takes), rules, oldest_ms)
+    row = prepare(replace(entry, body=body, samples=len(fields), kinds=entry.kinds & takes), rules, oldest_ms)
     return row and row._replace(dropped={**row.dropped, **missing})
 
 

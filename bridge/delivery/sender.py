@@ -22,6 +22,7 @@ from bridge.delivery.throttle import ThrottledLog
 from bridge.delivery.window import Refusal, Window
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry
+from bridge.reasons import DAMAGED, refusal_reason
 
 GATHER_S = 0.05
 """A request that was not full is followed by the next one no sooner: a request costs as much as several pushes."""
@@ -166,11 +167,6 @@ class Sender:
             progress=self._progress,
         )
 
-    @property
-    def shards(self) -> int:
-        """How many requests may be in flight now."""
-        return self._shards.number
-
     async def run(self) -> None:
         """Deliver until `stop` or cancellation.
 
@@ -241,7 +237,7 @@ class Sender:
             one = Request(request.block, request.samples, request.tenant)
             for refusal in await self._courier.find_refused(one, outcome) or ():
                 refused += refusal.stop - refusal.start
-                self._observer.repeated(self._name, f"http_{refusal.status}", refusal.stop - refusal.start)
+                self._observer.repeated(self._name, refusal_reason(refusal.status), refusal.stop - refusal.start)
         self._held_failures, self._next_repeat_s = 0, 0.0
         self._hold.sent()
         if refused < request.samples:
@@ -311,7 +307,7 @@ class Sender:
             else:
                 return
         self._log.error("journal_entries_damaged", last_seq=entry.seq, samples=entry.samples)
-        self._window.open(entry.seq, 0, {"damaged": entry.samples})
+        self._window.open(entry.seq, 0, {DAMAGED: entry.samples})
 
     @property
     def _blocked(self) -> bool:

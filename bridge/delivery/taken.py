@@ -6,7 +6,8 @@ is counted of them. Pure.
 
 from collections.abc import Mapping, Sequence
 
-from bridge.journal.rows import CUSTOM_BUCKETS, CUSTOM_IN_RW1, EXEMPLARS, NATIVE_DISABLED, NATIVE_HISTOGRAMS
+from bridge.journal.rows import CUSTOM_BUCKETS, EXEMPLARS, NATIVE_HISTOGRAMS
+from bridge.reasons import CUSTOM_IN_RW1, NATIVE_DISABLED
 from bridge.wire.histogram import all_plain, is_custom
 from bridge.wire.points import split_field
 from bridge.wire.remote_write import DOUBLE_BYTES

@@ -10,7 +10,8 @@ from itertools import groupby
 
 from bridge.delivery.batch import Request
 from bridge.delivery.outcome import concerns_all
-from bridge.journal.rows import BY_RULES, DeadLetter, Settled
+from bridge.journal.rows import DeadLetter, Settled
+from bridge.reasons import BY_RULES, refusal_reason
 from bridge.wire import snappy_block
 
 _DELIVERED: tuple[frozenset[str], str] = frozenset(), ""
@@ -89,7 +90,7 @@ class Window:
         row.delivered -= last - first
         row.words = row.words or refusal.words
         if refusal.fields is None:
-            row.dropped = Counter(row.dropped) + Counter({f"http_{refusal.status}": last - first})
+            row.dropped = Counter(row.dropped) + Counter({refusal_reason(refusal.status): last - first})
             return
         body = snappy_block.compress(b"".join(refusal.fields[first - refusal.start : last - refusal.start]))
         row.letters.append(DeadLetter(row.seq, last - first, refusal.status, refusal.words, maybe_stored, body, tenant))

@@ -41,13 +41,6 @@ class Directive:
     """Idempotency key."""
 
 
-def parse_directive(text: str) -> Directive:
-    """Read what stands behind the mark, of one line or of several; ValueError names what is wrong."""
-    values: dict[str, str] = {}
-    _add(values, text)
-    return _directive(values)
-
-
 def find_directives(body: bytes) -> Directive:
     """Read all directive lines of a text body; they add up. ValueError names the line and what is wrong."""
     values: dict[str, str] = {}

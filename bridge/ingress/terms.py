@@ -3,7 +3,7 @@
 Owns the header and query names and how they are written. What they do is the pipeline's business. Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import parse_qsl
@@ -47,6 +47,13 @@ def read_terms(query: str, headers: Mapping[str, str]) -> Terms:
     if not query and given == ("", "", ""):
         return NO_TERMS
     return _read(query, *given)
+
+
+def check_repeated(given: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a header that came several times and says different things; raises BadPushError."""
+    for name, values in given.items():
+        if len(set(values)) > 1:
+            raise _bad(name, " and ".join(repr(value) for value in dict.fromkeys(values)), "one of them")
 
 
 @lru_cache(1024)

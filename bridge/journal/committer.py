@@ -27,6 +27,7 @@ from bridge.journal.news import Milestones, News
 from bridge.journal.rows import DeadLetter, Settled
 from bridge.journal.staging import Operation, Staging
 from bridge.journal.store import Journal
+from bridge.reasons import JOURNAL_FULL
 from bridge.registry import Groups
 from bridge.schedule import Schedule
 
@@ -295,7 +296,7 @@ class Committer:
                 staging.write_states(self._unwritten, self._journal.end_seq)
                 self.ledger.dropping = True
                 dropped = self._journal.drop_oldest(drop_rows)
-                staging.cursors = self.ledger.drop(dropped, "journal_full")
+                staging.cursors = self.ledger.drop(dropped, JOURNAL_FULL)
             for item in waiting:
                 if item.done.done():
                     continue
@@ -314,7 +315,7 @@ class Committer:
         if dropped:
             self._note_holders()
             totals = {target: dict(cursor.dropped) for target, cursor in staging.cursors.items()}
-            _log.error("samples_dropped", reason="journal_full", rows=len(dropped), totals=totals)
+            _log.error("samples_dropped", reason=JOURNAL_FULL, rows=len(dropped), totals=totals)
         for item, result in results:
             if not item.done.done():
                 item.done.set_result(result)

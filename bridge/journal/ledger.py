@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from bridge.journal.rows import BY_RULES, CursorRow, DeliveryRow, Settled
+from bridge.journal.rows import CursorRow, DeliveryRow, Settled
+from bridge.reasons import BY_RULES
 
 _MOMENT_MS = 1000
 
@@ -109,7 +110,12 @@ def note_delivery(newest: DeliveryRow | None, target: str, settled: Settled, now
     return DeliveryRow(target, settled.first_seq, settled.last_seq, now_ms, reason, settled.words)
 
 
+def accepted_by(cursor: CursorRow, accepted_total: int) -> int:
+    """Samples that were journaled since the target was added."""
+    return accepted_total - cursor.start_total
+
+
 def pending(cursor: CursorRow, accepted_total: int) -> int:
     """Samples that the target can still get."""
     known = sum(count for _, count in (*cursor.dropped, *cursor.dead_lettered))
-    return accepted_total - cursor.start_total - cursor.delivered - known
+    return accepted_by(cursor, accepted_total) - cursor.delivered - known

@@ -9,16 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from bridge.reasons import refusal_reason
+
 Operation = Literal["put", "post", "delete", "failure", "expire", "forget"]
 NEVER_MS = 1 << 62
 """Later than any time."""
-RELABEL, RELABEL_NAMELESS, RELABEL_DUPLICATE = "relabel", "relabel_nameless", "relabel_duplicate"
 NATIVE_HISTOGRAMS, CUSTOM_BUCKETS, EXEMPLARS = 1, 2, 4
 """What a row may hold besides plain samples, as bits; targets differ in what they take of it."""
-NATIVE_DISABLED, CUSTOM_IN_RW1 = "native_histograms_disabled", "nhcb_in_rw1_not_supported"
-"""Reasons for which a target does not get native histograms, and those with custom buckets."""
-BY_RULES = frozenset({RELABEL, RELABEL_NAMELESS, RELABEL_DUPLICATE, NATIVE_DISABLED, CUSTOM_IN_RW1})
-"""Reasons for which samples are dropped because a target's settings say so: no refusal, the push is settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +122,7 @@ class DeadLetter:
     @property
     def reason(self) -> str:
         """The `reason` label of metrics."""
-        return f"http_{self.status}"
+        return refusal_reason(self.status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from bridge.journal import cursor_table, letter_table, notes, run_table, schema
 from bridge.journal.directory import free_bytes, lock_directory
 from bridge.journal.recovery import Recovery, connect, open_database
 from bridge.journal.rows import Batch, CursorRow, GroupRow, KeyRow, PartRow, Record
+from bridge.reasons import JOURNAL_FULL
 
 _LOW_DISK_BYTES = 1 << 20
 _MAX_RESERVE_PAGES = 64
@@ -366,7 +367,7 @@ class Journal:
 
     def _full_error(self) -> JournalFullError:
         return JournalFullError(
-            "journal_full", f"the journal {self.path} has reached storage.max_bytes = {self.max_bytes}; retry later"
+            JOURNAL_FULL, f"the journal {self.path} has reached storage.max_bytes = {self.max_bytes}; retry later"
         )
 
 

@@ -122,7 +122,7 @@ def check_directories(config: Config) -> None:
     """Raise ConfigError when a directory is missing; the agent makes none but its own."""
     for at, entry in enumerate(config.textfile):
         if not entry.directory.is_dir() and entry.directory.resolve() != config.storage.spool.resolve():
-            raise ConfigError(f"textfile[{at}].directory: want a directory, got {entry.directory}")
+            raise ConfigError(f"textfile.{at}.directory: want a directory, got {entry.directory}")
 
 
 def absolute(path: Path) -> Path:

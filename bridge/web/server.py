@@ -18,7 +18,7 @@ from bridge import __version__
 from bridge.errors import PushRefusedError, TooLargeError
 from bridge.exposition.write import write_text
 from bridge.ingress.path import needs_redirect, parse_grouping_path
-from bridge.ingress.terms import read_terms
+from bridge.ingress.terms import HEADERS, check_repeated, read_terms
 from bridge.journal.committer import Committer
 from bridge.pipeline import Push, Receipt, accept, end_all, end_group
 from bridge.settings import Settings
@@ -118,6 +118,9 @@ class Site:
         outcome, reason = "accepted", ""
         try:
             grouping = parse_grouping_path(path, utf8_names=self.settings.push.flatten.utf8_names)
+            if isinstance(body, web.BaseRequest):
+                # The short way hands over what has a header twice.
+                check_repeated({name: body.headers.getall(name, ()) for name in HEADERS})
             terms = read_terms(query, headers)
             if method == "DELETE":
                 return await end_group(grouping, self.committer, terms), terms.wait_s

@@ -107,14 +107,6 @@ def encode_point(label_fields: bytes, value: bytes, timestamp_ms: int) -> bytes:
     return series_prefix(label_fields, len(timestamp)) + value + timestamp
 
 
-def encode_series(labels: Sequence[tuple[str, str]], value: float, timestamp_ms: int) -> bytes:
-    """Encode one WriteRequest.timeseries field with one sample, milliseconds since the epoch.
-
-    Defaults are written too (a value of 0, a time of 0), so that sizes depend on the timestamp only.
-    """
-    return encode_point(label_bytes(labels), value_bytes(value), timestamp_ms)
-
-
 def timeseries_field(content: bytes) -> bytes:
     """Encode a WriteRequest.timeseries field with this content."""
     return _field(_FIELD_1, content)

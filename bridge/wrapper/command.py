@@ -1,45 +1,23 @@
 """The command `exec`: its flags, and the course of a run from the first report to the exit code."""
 
-import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
 from bridge.durations import parse_duration_s
+from bridge.flags import AGENT, TTL, Checked, OneLine, group
 from bridge.ingress.directive import LABEL_NAME, RESERVED_NAMES
 from bridge.model import Labels
 from bridge.peer import Peer
-from bridge.posting import grouping_labels
 from bridge.wrapper.metrics_file import VARIABLE, metrics_file, read
 from bridge.wrapper.outbox import PATIENCE_S, Outbox
 from bridge.wrapper.process import SignalRelay, own_environment
 from bridge.wrapper.process import run as run_process
 from bridge.wrapper.report import End, Report, Run, end_report, metrics_report, start_report
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-"""What Python makes of arguments that are not UTF-8."""
-
-
-class _Checked(click.ParamType[object]):
-    """A flag whose text has to pass a check that raises ValueError."""
-
-    def __init__(self, name: str, check: Callable[[str], object]) -> None:
-        self.name = name
-        self._check = check
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        """Give what the check gives."""
-        try:
-            return self._check(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def _duration(text: str) -> float:
@@ -49,43 +27,21 @@ def _duration(text: str) -> float:
     return seconds
 
 
-def _ttl(text: str) -> str:
-    if text != "inf":
-        parse_duration_s(text)
-    return text
-
-
-def _agent(text: str) -> Peer:
-    peer = Peer(text)
-    parts = urlsplit(peer.shown)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"want http://host:port, got {peer.shown!r}")
-    _ = parts.port  # raises ValueError when it is none
-    return peer
-
-
 def _group(job: str, texts: tuple[str, ...]) -> Labels:
-    """Labels of the group, checked here because nobody reads the agent's refusal before the job has run."""
-    if not job:
-        raise click.BadParameter("is empty", param_hint="--job")
-    try:
-        labels = grouping_labels(job, texts)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--label") from error
-    if len(dict(labels)) != len(labels):
-        raise click.BadParameter("the same label is given twice", param_hint="--label")
-    for name, value in labels:
+    """Labels of the group. Nobody reads the agent's refusal before the job has run, so names are checked here."""
+    labels = group(job, texts)
+    for name, _ in labels:
         if LABEL_NAME.fullmatch(name) is None or name in RESERVED_NAMES:
             raise click.BadParameter(f"{name!r} is reserved, or not a label name", param_hint="--label")
-        if _SURROGATE.search(value):
-            raise click.BadParameter(f"the value of {name} is not UTF-8", param_hint="--label")
     return labels
 
 
-_DURATION = _Checked("duration", _duration)
+_DURATION = Checked("duration", _duration)
 
 
-@click.command("exec", context_settings={"help_option_names": ["-h", "--help"], "allow_interspersed_args": False})
+@click.command(
+    "exec", cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "allow_interspersed_args": False}
+)
 @click.option("--job", required=True, help="Job name: the first label of the group.")
 @click.option("--label", "texts", multiple=True, metavar="NAME=VALUE", help="Another grouping label; repeatable.")
 @click.option("--every", type=_DURATION, metavar="D", help="The job is run this often, for example 6h.")
@@ -93,13 +49,11 @@ _DURATION = _Checked("duration", _duration)
 @click.option("--timeout", type=_DURATION, metavar="D", help="SIGTERM after this time, SIGKILL 10 s later.")
 @click.option(
     "--ttl",
-    type=_Checked("ttl", _ttl),
+    type=TTL,
     metavar="D",
     help="Keep the metrics visible this long, or inf. [default: the agent's, longer for a rare --every]",
 )
-@click.option(
-    "--url", type=_Checked("url", _agent), default="http://127.0.0.1:9091", show_default=True, help="The agent."
-)
+@click.option("--url", type=AGENT, default="http://127.0.0.1:9091", show_default=True, help="The agent.")
 @click.option(
     "--spool",
     type=click.Path(path_type=Path),

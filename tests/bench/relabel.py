@@ -13,7 +13,7 @@ from bridge.delivery.relabel import Relabeler
 from bridge.delivery.rewrite import TargetRules, prepare
 from bridge.journal.rows import Entry
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series
+from tests.made import encode_series
 
 _RULES = (
     RelabelConfig(source_labels=("__name__",), regex="go_.*|process_.*", action="drop"),

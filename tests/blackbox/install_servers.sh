@@ -3,7 +3,7 @@
 missing=""
 for pair in prometheus:prometheus prometheus-pushgateway:prometheus-pushgateway \
     victoria-metrics:victoria-metrics prometheus-node-exporter:prometheus-node-exporter \
-    nginx:nginx-light openssl:openssl; do
+    nginx:nginx-light openssl:openssl systemd-analyze:systemd promtool:prometheus; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 # An engine for the tests that run receivers from images, unless there is one.

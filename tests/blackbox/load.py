@@ -271,12 +271,14 @@ def metrics(port: int) -> dict[str, float]:
 
 
 def accounts(port: int) -> dict[str, Account]:
-    """Read an agent's account of every target."""
+    """Read an agent's account of every target, without reasons for which nothing is missing."""
     values = metrics(port)
     found: dict[str, dict[str, dict[str, int]]] = {}
     for key, value in values.items():
         if match := _OF_TARGET.fullmatch(key):
             labels = dict(_LABEL.findall(match[2]))
+            if "reason" in labels and not value:
+                continue
             found.setdefault(labels["target"], {}).setdefault(match[1], {})[labels.get("reason", "")] = int(value)
     accepted = int(values["pushbridge_samples_accepted_total"])
     return {

@@ -212,9 +212,10 @@ def shown_ms(server: Server, name: str, job: str) -> int:
 
 
 def account(server: Server) -> dict[str, float]:
-    """Read the agent's account of samples off /metrics."""
+    """Read the agent's account of samples off /metrics, without the reasons for which none are missing."""
     text = fetch(server, "/metrics").decode()
-    return {key: float(value) for key, value in re.findall(r"^pushbridge_samples_(\S+) (\S+)$", text, re.MULTILINE)}
+    found = re.findall(r"^pushbridge_samples_(\S+) (\S+)$", text, re.MULTILINE)
+    return {key: float(value) for key, value in found if "reason=" not in key or float(value)}
 
 
 def latest(raw: dict[Labels, tuple[Point, ...]]) -> dict[Labels, str]:

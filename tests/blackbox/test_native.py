@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 import pytest
@@ -19,7 +19,7 @@ from tests.blackbox.binaries import VERSIONS
 from tests.blackbox.compliance import MESSAGES
 from tests.blackbox.oracle_requests import OPENMETRICS, PROTOBUF, Headers, Request
 from tests.blackbox.queries import account, fetch, poll
-from tests.blackbox.scripted_receiver import ScriptedReceiver
+from tests.blackbox.scripted_receiver import ScriptedReceiver, Step
 from tests.blackbox.servers import Server, agent, needs, prometheus
 from tests.blackbox.test_oracle import send
 
@@ -309,6 +309,50 @@ def test_metadata_is_sent_at_its_interval(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("met", ["ignores", "refuses"])
+def test_a_target_that_fell_back_is_one_of_version_1(met: Literal["ignores", "refuses"], tmp_path: Path) -> None:
+    """It gets metadata in requests of their own and no custom buckets, and a reload does not try 2.0 again."""
+    target = "send_native_histograms: true, protobuf_message: io.prometheus.write.v2.Request"
+    with ScriptedReceiver(Step(version_2=met)) as receiver:
+        config = receiver.config.replace(
+            "name: target", f"name: target, {target}, metadata_config: {{send_interval: 1s}}"
+        )
+        with agent(tmp_path, "--web.enable-lifecycle", config=config) as server:
+            put(server, "j", b"# HELP first Helps.\nfirst 1\n", ())
+            load.settled_account(server.port)
+            assert [one.version for one in receiver.requests()[:2]] == ["2.0", "1.0"]
+            status, text = send(Request("PUT", "/metrics/job/k", CUSTOM, PROTOBUF), server)
+            assert (status, "custom buckets" in text) == (400, True)
+            (tmp_path / "pushbridge.yml").write_text(f"rules: [{{match: {{job: x}}, ttl: 1h}}]\n{config}")
+            assert load.request(server.port, "POST", "/-/reload").status == 200
+            put(server, "m", b"second 2\n", ())
+            load.settled_account(server.port)
+            told = receiver.wait_for(lambda found: any(one.body and not one.samples for one in found[2:]))
+            assert {one.version for one in told[1:]} == {"1.0"}
+            families = {
+                one.metric_family_name: one.help
+                for request in told[1:]
+                for one in WriteRequest.FromString(bytes(snappy.decompress(request.body))).metadata
+            }
+            assert families["first"] == "Helps."
+            assert "push_time_seconds" in families
+
+
+def test_beside_a_target_of_2_custom_buckets_are_dropped_for_one_that_fell_back(tmp_path: Path) -> None:
+    """What is journaled for the other is counted by the reason that a target of 1.0 has, and is no dead letter."""
+    target = "send_native_histograms: true, protobuf_message: io.prometheus.write.v2.Request"
+    with ScriptedReceiver(Step(version_2="ignores")) as old, ScriptedReceiver() as new:
+        lines = [f"  - {{url: '{one.url}', name: {name}, {target}}}\n" for one, name in ((old, "old"), (new, "new"))]
+        with agent(tmp_path, config="remote_write:\n" + "".join(lines)) as server:
+            put(server, "j", b"first 1\n", ())
+            load.settled_account(server.port)
+            put(server, "k", CUSTOM)
+            load.settled_account(server.port)
+            counts = {key: value for key, value in account(server).items() if value}
+            assert counts['dropped_total{target="old",reason="nhcb_in_rw1_not_supported"}'] == 1
+            assert not [key for key in counts if "dead_lettered" in key or ("new" in key and "dropped" in key)]
+
+
 def test_metadata_can_be_left_out(tmp_path: Path) -> None:
     """With `send: false`, and to a target of 2.0, which has it on each series, no such requests are made."""
     with ScriptedReceiver() as old, ScriptedReceiver() as new:
@@ -322,9 +366,8 @@ def test_metadata_can_be_left_out(tmp_path: Path) -> None:
             put(server, "j", b"x 1\n", ())
             # The repeats come when many intervals are over.
             old.wait_for(lambda requests: len(requests) > 2)
-            page = fetch(server, "/metrics").decode()
-            assert "pushbridge_metadata_sent_total{" not in page
-            assert "pushbridge_metadata_failed_total{" not in page
+            counts = load.metrics(server.port).items()
+            assert {value for key, value in counts if key.startswith("pushbridge_metadata_")} == {0}
 
 
 def test_label_limits_come_before_everything(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from bridge.config.file import load as load_config
 from bridge.journal.rows import Batch, CursorRow, Record
 from bridge.journal.store import Journal
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series
 from tests.blackbox.checker import Pushed, Stored, judge, missing
 from tests.blackbox.load import (
     Client,
@@ -34,6 +33,7 @@ from tests.blackbox.load import (
 )
 from tests.blackbox.scripted_receiver import Request, ScriptedReceiver, Step
 from tests.blackbox.servers import Server, agent
+from tests.made import encode_series
 
 PAGE = 4096
 MIB = 1 << 20

@@ -343,6 +343,7 @@ def test_agent_counts_what_the_receivers_hold(receivers: Receivers, tmp_path: Pa
         want = {f'delivered_total{{target="{name}"}}': 13.0 for name in ("prometheus", "victoria-metrics")}
         want |= {f'pending{{target="{name}"}}': 0.0 for name in ("prometheus", "victoria-metrics")}
         want |= {"accepted_total": 13.0}
+        want |= {f'retried_total{{target="{name}"}}': 0.0 for name in ("prometheus", "victoria-metrics")}
         assert poll(lambda: account(bridge), want) == want
     for store in receivers.stores:
         assert sum(map(len, store.raw(job).values())) + sum(map(len, store.markers(job).values())) == 13

@@ -105,7 +105,7 @@ def test_what_waits_for_a_restart_is_named(tmp_path: Path) -> None:
         assert reload(server) == (200, "")
         assert "keys=global.external_labels" in server.log_tail()
         status = request(server.port, "GET", "/api/v1/status").text
-        assert '"push.default-ttl": "300000"' in status or '"push.default-ttl":"300000"' in status
+        assert '"push.default-ttl": "5m"' in status or '"push.default-ttl":"5m"' in status
         assert put(server, "j", "a 1\n") == 200
         wait_names(receiver, lambda found: "a" in found)
         assert all("site" not in dict(sample.series) for sample in receiver.stored())

@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 import pytest
 import snappy
 
-from bridge.wire.remote_write import encode_series
 from tests.blackbox import binaries
 from tests.blackbox.queries import fetch
 from tests.blackbox.servers import Server, needs, prometheus
+from tests.made import encode_series
 from tests.test_selector import BROKEN, EMPTY, SERIES, VALID, Series, selects
 
 pytestmark = [pytest.mark.real, needs("prometheus")]

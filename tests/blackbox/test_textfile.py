@@ -223,9 +223,9 @@ def test_a_directory_comes_with_a_rule_and_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--textfile.directory={0}/none",), "textfile[0].directory: want a directory, got"),
-        (("--textfile.directory={0}", "--textfile.directory={0}"), "textfile[1].directory:"),
-        (("--textfile.directory={0}/storage/inside",), "textfile[0].directory:"),
+        (("--textfile.directory={0}/none",), "textfile.0.directory: want a directory, got"),
+        (("--textfile.directory={0}", "--textfile.directory={0}"), "textfile.1.directory:"),
+        (("--textfile.directory={0}/storage/inside",), "textfile.0.directory:"),
     ],
 )
 def test_a_directory_that_cannot_be_collected_stops_the_start(

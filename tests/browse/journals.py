@@ -9,7 +9,8 @@ from bridge.groups import key_of
 from bridge.journal.rows import Batch, CursorRow, DeliveryRow, GroupRow, Operation, Record
 from bridge.journal.store import Journal
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import STALE_NAN, encode_point, encode_series, label_bytes
+from bridge.wire.remote_write import STALE_NAN, encode_point, label_bytes
+from tests.made import encode_series
 
 AT_MS = 1_700_000_000_000
 MAX_BYTES = 1 << 30

@@ -8,8 +8,9 @@ from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.browse.series import Choice, Point, float_text, only, points, series_text
 from bridge.selector import parse_selector
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import STALE_NAN, encode_point, encode_series, label_bytes
+from bridge.wire.remote_write import STALE_NAN, encode_point, label_bytes
 from tests.browse.journals import AT_MS, body
+from tests.made import encode_series
 
 JOB = (("__name__", "a"), ("job", "j"))
 

@@ -33,7 +33,7 @@ BAD = [
     ("{action: ''}", r"\.action: .*got ''"),
     ("{regex: '(', action: drop}", r"\.regex: not a regular expression: got '\(', RE2 says: missing \)"),
     ("{regex: '(?=a)', action: drop}", r"\.regex: not a regular expression: .*invalid perl operator"),
-    ("{source_labels: a, target_label: b}", r"\.source_labels: .*tuple, got a text"),
+    ("{source_labels: a, target_label: b}", r"\.source_labels: want a list, got a text"),
     ("{source_labels: [''], target_label: b}", r"\.source_labels: got an empty label name"),
     ("{source_labels: [a-b], target_label: b}", r"\.source_labels: got 'a-b', want a label name"),
     ("{target_label: a-b}", r"\.target_label: got 'a-b', want a label name"),
@@ -59,7 +59,7 @@ BAD = [
     ("{action: labelmap, replacement: 'a-$1'}", r"\.replacement: got 'a-\$1', want a label name"),
     ("{action: labelmap, replacement: ''}", r": replacement: got '', want a template"),
     ("{target_label: a, target: b}", r"unknown key remote_write\.0\.write_relabel_configs\.0\.target"),
-    ("null", r": .*RelabelConfig, got a text"),
+    ("null", r": want a mapping, got a text"),
 ]
 
 

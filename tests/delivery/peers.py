@@ -19,7 +19,7 @@ from bridge.delivery.sender import Hold, Options, Sender
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry, Settled
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series
+from tests.made import encode_series
 
 NOW_S = 1_445_412_480.0
 """2015-10-21 07:28:00 UTC."""
@@ -115,7 +115,7 @@ class Journal:
         """Return rows behind a sequence number, up to the limits but at least one."""
         if self.fail_reads:
             self.fail_reads -= 1
-            raise JournalUnavailableError("io", "disk read failed")
+            raise JournalUnavailableError("io_error", "disk read failed")
         found: list[Entry] = []
         for row in self.entries:
             if row.seq <= after_seq:
@@ -150,7 +150,7 @@ class Journal:
         await self.confirming.wait()
         if self.fail_confirms:
             self.fail_confirms -= 1
-            raise JournalUnavailableError("io", "disk write failed")
+            raise JournalUnavailableError("io_error", "disk write failed")
         dropped: Counter[str] = Counter()
         for one in settled:
             dropped.update(one.dropped)

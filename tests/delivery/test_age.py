@@ -7,8 +7,9 @@ from bridge.delivery.age import time_ms, without_old
 from bridge.delivery.rewrite import Row, TargetRules, prepare
 from bridge.journal.rows import Entry
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series, timeseries_field
+from bridge.wire.remote_write import timeseries_field
 from tests.delivery.peers import Journal, Receiver, entry, expected, running
+from tests.made import encode_series
 
 TIMES = st.one_of(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 1 << 43))
 

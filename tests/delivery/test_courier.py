@@ -15,8 +15,9 @@ from bridge.model import Exemplar
 from bridge.wire import snappy_block
 from bridge.wire.head import make_head
 from bridge.wire.points import encode_field
-from bridge.wire.remote_write import encode_series, label_bytes, split_series, value_bytes
+from bridge.wire.remote_write import label_bytes, split_series, value_bytes
 from tests.delivery.peers import Clock, Seen, decode
+from tests.made import encode_series
 
 MAX_BACKOFF_S = 5.0
 PROBE = "probe"
@@ -281,7 +282,7 @@ async def test_a_refused_exemplar_costs_no_sample(names: str) -> None:
 async def test_maybe_stored_is_remembered_from_before() -> None:
     """A refusal after an answer that nobody got says that the receiver may have the samples; 429 says it has not."""
     for status, expected in ((None, True), (503, True), (429, False)):
-        answers: list[Outcome] = [RetryLater(None, status, ""), Rejected(400, "no", "http_400")]
+        answers: list[Outcome] = [RetryLater(None, status, ""), Rejected(400, "no")]
         desk = Desk(Store())
         desk.store.send = lambda *_, answers=answers: answer(answers)  # type: ignore[method-assign]
         (refusal,) = await desk.courier.settle(request_of(("a", 1))) or ()

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from bridge._pb import remote_write_v1_pb2 as pb
-from bridge.content import FamilyShape, make_content, make_shape
+from bridge.content import FamilyShape, make_shape
 from bridge.delivery.metadata import MetadataSender, MetadataTimes
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
 from bridge.groups import Group, group_id, key_of, store
 from bridge.wire import snappy_block
+from tests.made import make_content
 
 AWAY = RetryLater(None, None, "nobody there")
 
@@ -124,7 +125,7 @@ def test_a_receiver_that_is_away_is_tried_again_until_the_next_time() -> None:
 
 def test_a_refusal_is_final() -> None:
     """A 4xx is counted by its status and not repeated."""
-    target = Target([Rejected(400, "no", "http_400")])
+    target = Target([Rejected(400, "no")])
     asyncio.run(target.sender([group("a", X)]).send_all(60.0))
     assert (target.attempts, target.counts) == ([0], [("t http_400", 3)])
 

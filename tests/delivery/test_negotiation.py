@@ -9,12 +9,12 @@ import pytest
 from bridge._pb import remote_write_v1_pb2 as v1
 from bridge._pb import remote_write_v2_pb2 as v2
 from bridge.delivery.client import RemoteWriteClient
-from bridge.delivery.negotiation import CUSTOM_BUCKETS_REASON, Negotiation
+from bridge.delivery.negotiation import Negotiation
 from bridge.delivery.outcome import Delivered, Rejected, RetryLater
 from bridge.model import Metadata
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series
 from tests.delivery.peers import NOW_S, Answer, Receiver, status
+from tests.made import encode_series
 
 MESSAGE = "io.prometheus.write.v2.Request"
 WRITTEN = {
@@ -119,11 +119,11 @@ async def test_not_delivered_before_version_1_is() -> None:
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (status(400, "bad", **WRITTEN), Rejected(400, "bad", "http_400")),
-        (status(400, "bad"), Rejected(400, "bad", "http_400")),
+        (status(400, "bad", **WRITTEN), Rejected(400, "bad")),
+        (status(400, "bad"), Rejected(400, "bad")),
         (status(503, "later"), RetryLater(None, 503, "later")),
         (status(429, "slow"), RetryLater(None, 429, "slow")),
-        (status(404, "no"), Rejected(404, "no", "http_404")),
+        (status(404, "no"), Rejected(404, "no")),
     ],
 )
 async def test_no_fallback(answer: Answer, outcome: object) -> None:
@@ -190,7 +190,7 @@ async def test_a_block_that_is_none() -> None:
     """What cannot be read as 1.0 goes out as it is, and the receiver says what is wrong."""
     block = snappy_block.compress(b"nonsense")
     async with peer(status(400, "no protobuf")) as to:
-        assert await to.client.send(block, 0) == Rejected(400, "no protobuf", "http_400")
+        assert await to.client.send(block, 0) == Rejected(400, "no protobuf")
     assert to.receiver.bodies == [block]
     assert to.told.versions == ["2.0"]
 
@@ -207,10 +207,23 @@ async def test_custom_buckets_need_version_2() -> None:
     async with peer(status(415)) as to:
         refused = await to.client.send(histogram(-53), 0)
         assert isinstance(refused, Rejected)
-        assert refused.reason == CUSTOM_BUCKETS_REASON
+        assert refused.status == 422
         assert await to.client.send(histogram(3), 0) == Delivered(204)
         assert await to.client.send(BLOCK, 0) == Delivered(204)
     assert to.receiver.bodies[1:] == [histogram(3), BLOCK]
+
+
+async def test_a_target_that_is_known_not_to_take_version_2() -> None:
+    """It gets 1.0 from its first request on, custom buckets are refused as ever, and nothing falls back once more."""
+    fallen: list[str] = []
+    negotiation = Negotiation("t", MESSAGE, gauge, fallen=True, fell_back=lambda: fallen.append("t"))
+    receiver = Receiver([status(204), status(415)])
+    async with receiver.serving() as url, aiohttp.ClientSession() as session:
+        client = RemoteWriteClient(session, url, now_s=lambda: NOW_S, negotiation=negotiation)
+        assert await client.send(BLOCK, 0) == Delivered(204)
+        assert isinstance(await client.send(histogram(-53), 0), Rejected)
+        assert isinstance(await client.send(BLOCK, 0), Rejected)
+    assert (receiver.bodies, fallen) == ([BLOCK, BLOCK], [])
 
 
 async def test_custom_buckets_in_version_2() -> None:

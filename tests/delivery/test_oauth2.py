@@ -135,7 +135,7 @@ async def test_a_token_that_expired_early() -> None:
 async def test_a_receiver_that_refuses_fresh_tokens_too() -> None:
     """One more try is all: the second 401 is the receiver's last word."""
     async with client(TokenEndpoint(), True, True) as (sender, receiver):
-        assert await sender.send(b"\x00", 0) == Rejected(401, "expired", "http_401")
+        assert await sender.send(b"\x00", 0) == Rejected(401, "expired")
     assert len(receiver.bodies) == 2
 
 

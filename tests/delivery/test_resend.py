@@ -14,7 +14,7 @@ from tests.delivery.peers import Seen, decode, entry
 
 Judge = Callable[[set[str]], Outcome]
 TAKEN = Delivered(204)
-NO = Rejected(400, "no", "http_400")
+NO = Rejected(400, "no")
 PROBE = entry(99, "probe").body
 
 
@@ -108,7 +108,7 @@ async def test_damaged_letters_are_passed_over() -> None:
         (RetryLater(None, None, "away"), 12, True),
         (RetryLater(None, 429, "slow down"), 12, False),
         (RetryLater(60.0, 429, "slow down"), 1, False),
-        (Rejected(401, "who?", "http_401"), 1, False),
+        (Rejected(401, "who?"), 1, False),
     ],
 )
 async def test_it_gives_up_when_nothing_is_taken(answer: Outcome, tries: int, maybe_stored: bool) -> None:

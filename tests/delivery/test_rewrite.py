@@ -13,7 +13,8 @@ from bridge.delivery.rewrite import TargetRules, first_of_each, prepare
 from bridge.journal.rows import Entry
 from bridge.wire import snappy_block
 from bridge.wire.head import label_fields_of, make_head
-from bridge.wire.remote_write import STALE_NAN, encode_point, encode_series, label_bytes, timeseries_field, value_bytes
+from bridge.wire.remote_write import STALE_NAN, encode_point, label_bytes, timeseries_field, value_bytes
+from tests.made import encode_series
 
 NOW_MS = 1_700_000_000_000
 Point = tuple[dict[str, str], float, int]

@@ -12,14 +12,12 @@ from bridge.delivery.rewrite import Row, TargetRules, prepare
 from bridge.delivery.taken import EVERYTHING, kinds_taken, take_fields, take_points
 from bridge.journal.rows import (
     CUSTOM_BUCKETS,
-    CUSTOM_IN_RW1,
     EXEMPLARS,
-    NATIVE_DISABLED,
     NATIVE_HISTOGRAMS,
-    RELABEL,
     Entry,
 )
 from bridge.model import Exemplar
+from bridge.reasons import CUSTOM_IN_RW1, NATIVE_DISABLED, RELABEL
 from bridge.wire import snappy_block
 from bridge.wire.head import make_head
 from bridge.wire.histogram import STALE_CUSTOM, STALE_HISTOGRAM
@@ -81,7 +79,7 @@ def test_a_target_gets_what_its_settings_say(settings: tuple[bool, bool, bool]) 
     fields, missing = take_fields(FIELDS, takes)
     assert (" ".join(names(b"".join(fields))), missing) == (wanted, dropped)
     told: list[str] = []
-    row = prepare(ROW, TargetRules(takes=takes, note_missing=told.append))
+    row = prepare(ROW, TargetRules(takes=lambda: takes, note_missing=told.append))
     assert row is not None
     assert (row.dropped, told) == (dropped, list(dropped))
     assert row.samples + sum(dropped.values()) == ROW.samples
@@ -93,7 +91,7 @@ def test_a_target_gets_what_its_settings_say(settings: tuple[bool, bool, bool]) 
 
 def test_a_target_that_takes_everything_gets_the_bytes_as_they_are() -> None:
     """Nothing is unpacked for it."""
-    row = prepare(ROW, TargetRules(takes=EVERYTHING))
+    row = prepare(ROW, TargetRules(takes=lambda: EVERYTHING))
     assert row is not None
     assert row.body is ROW.body
 
@@ -101,7 +99,7 @@ def test_a_target_that_takes_everything_gets_the_bytes_as_they_are() -> None:
 def test_a_row_of_plain_samples_is_not_looked_into() -> None:
     """Its kinds say that nobody need; the body is not even readable here."""
     entry = Entry(1, 1, b"\x05broken", NOW_MS)
-    row = prepare(entry, TargetRules(takes=0))
+    row = prepare(entry, TargetRules(takes=lambda: 0))
     assert row is not None
     assert row.body is entry.body
 
@@ -109,7 +107,7 @@ def test_a_row_of_plain_samples_is_not_looked_into() -> None:
 def test_rules_see_only_what_is_taken() -> None:
     """A histogram that is not taken is not relabeled; what rules drop is counted beside it."""
     drop = Relabeler([RelabelConfig(source_labels=("__name__",), regex="traced|native", action="drop")]).relabel
-    row = prepare(ROW, TargetRules(drop, takes=0))
+    row = prepare(ROW, TargetRules(drop, takes=lambda: 0))
     assert row is not None
     assert (row.dropped, row.samples) == ({NATIVE_DISABLED: 3, RELABEL: 1}, 1)
     assert names(sent(row)) == ["plain"]
@@ -118,7 +116,7 @@ def test_rules_see_only_what_is_taken() -> None:
 def test_a_row_of_which_nothing_is_taken_has_no_samples() -> None:
     """All of it is counted."""
     entry = Entry(1, 1, snappy_block.compress(FIELDS[2]), NOW_MS, kinds=NATIVE_HISTOGRAMS)
-    row = prepare(entry, TargetRules(takes=0))
+    row = prepare(entry, TargetRules(takes=lambda: 0))
     assert row is not None
     assert (row.samples, row.content_bytes, row.dropped) == (0, 0, {NATIVE_DISABLED: 1})
 
@@ -127,11 +125,11 @@ def test_a_row_of_which_nothing_is_taken_has_no_samples() -> None:
 def test_a_damaged_row_is_passed_over(body: bytes) -> None:
     """Whatever stands in a row that has to be looked into, it is taken or damaged, never an error."""
     entry = replace(ROW, body=snappy_block.compress(body))
-    row = prepare(entry, TargetRules(takes=0))
+    row = prepare(entry, TargetRules(takes=lambda: 0))
     assert row is None or row.samples <= ROW.samples
 
 
 def test_an_unreadable_row_is_damaged() -> None:
     """So is one that cannot be unpacked, and one that is known to be damaged."""
-    assert prepare(replace(ROW, body=b"\xff"), TargetRules(takes=0)) is None
-    assert prepare(replace(ROW, body=b"", damaged=True), TargetRules(takes=0)) is None
+    assert prepare(replace(ROW, body=b"\xff"), TargetRules(takes=lambda: 0)) is None
+    assert prepare(replace(ROW, body=b"", damaged=True), TargetRules(takes=lambda: 0)) is None

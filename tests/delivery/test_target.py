@@ -18,7 +18,10 @@ remote_write:
 def test_each_target_has_its_own_rules() -> None:
     """Relabeling is the target's, tenants are everybody's; what cannot be a tenant is none."""
     config = load(CONFIG, "c")
-    one, other = (rules_of_target(target, Rules(config.rules), utf8_names=False) for target in config.remote_write)
+    one, other = (
+        rules_of_target(target, Rules(config.rules), utf8_names=False, gets_version_2=lambda: False)
+        for target in config.remote_write
+    )
     assert one.relabel is not None
     made = one.relabel(make_head(label_bytes([("__name__", "m")])))
     assert isinstance(made, bytes)
@@ -34,5 +37,5 @@ def test_each_target_has_its_own_rules() -> None:
 def test_nothing_is_asked_when_there_is_nothing_to_say() -> None:
     """Without rules there is neither relabeling nor a tenant to look up for each row."""
     config = load("remote_write: [{url: http://b/}]\nrules: [{match: {}, ttl: 1h}]", "c")
-    found = rules_of_target(config.remote_write[0], Rules(config.rules), utf8_names=False)
+    found = rules_of_target(config.remote_write[0], Rules(config.rules), utf8_names=False, gets_version_2=lambda: False)
     assert (found.relabel, found.tenant_of) == (None, None)

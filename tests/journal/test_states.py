@@ -16,7 +16,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from bridge.content import make_content
 from bridge.errors import JournalFullError, JournalUnavailableError, PushRefusedError
 from bridge.exposition.text import parse_text
 from bridge.flatten import FlattenOptions, flatten
@@ -44,6 +43,7 @@ from tests.journal.test_committer import (
     put,
     told,
 )
+from tests.made import make_content
 
 RETENTION_MS = 2000
 LIMIT = 2300
@@ -115,7 +115,7 @@ class Faults:
     def strike(self, place: str) -> None:
         """Fail if this is the place."""
         if self.waiting and self.waiting[0][0] == place:
-            raise self.waiting.pop(0)[1]("fault", f"a fault at {place}")
+            raise self.waiting.pop(0)[1]("inconsistent", f"a fault at {place}")
 
 
 class FaultyJournal(Journal):

@@ -124,15 +124,15 @@ def test_a_missing_directory_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     own = {"directory": str(tmp_path / "storage/spool"), "mode": "spool"}
     check_directories(config(tmp_path, {"directory": str(tmp_path / "c")}, own))
-    with pytest.raises(ConfigError, match=r"^textfile\[1\].directory: want a directory, got .*/none$"):
+    with pytest.raises(ConfigError, match=r"^textfile\.1\.directory: want a directory, got .*/none$"):
         check_directories(config(tmp_path, own, {"directory": str(tmp_path / "none")}))
 
 
 @pytest.mark.parametrize(
     ("entries", "told"),
     [
-        ([{"directory": "{0}/c"}, {"directory": "{0}/x/../c", "mode": "spool"}], r"textfile\[1\].directory: .* twice"),
-        ([{"directory": "{0}/storage"}], r"textfile\[0\].directory: got .* not inside storage.path"),
+        ([{"directory": "{0}/c"}, {"directory": "{0}/x/../c", "mode": "spool"}], r"textfile\.1\.directory: .* twice"),
+        ([{"directory": "{0}/storage"}], r"textfile\.0\.directory: got .* not inside storage.path"),
         ([{"directory": "{0}/storage/inside"}], "not inside storage.path"),
         ([{"directory": "{0}/storage/spool"}], "not inside storage.path"),
         ([{"directory": "{0}/c", "labels": {"instance": "i"}}], "textfile.0.labels: want a label job"),

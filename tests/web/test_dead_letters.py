@@ -12,8 +12,8 @@ from bridge.groups import key_of
 from bridge.journal.rows import Batch, CursorRow, DeadLetter, Record
 from bridge.journal.store import Journal
 from bridge.wire import snappy_block
-from bridge.wire.remote_write import encode_series
 from tests.journal.test_committer import MIB, locked
+from tests.made import encode_series
 from tests.web.test_receipts import Target, is_refused, target
 from tests.web.test_server import Site, running
 

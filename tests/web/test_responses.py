@@ -39,7 +39,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 )
 def test_an_error_has_one_status(error: type[PushRefusedError], status: int, again: str | None) -> None:
     """Each error is answered with its own words as plain text; what may be better later says when."""
-    answer = refusal(error("slug", "line 3: got \u00fc"))
+    answer = refusal(error("parse", "line 3: got \u00fc"))
     headers = dict(answer.headers)
     assert (answer.status, answer.body.decode()) == (status, "line 3: got \u00fc\n")
     assert (headers["Content-Type"], headers.get("Retry-After")) == ("text/plain; charset=utf-8", again)
@@ -50,7 +50,7 @@ def test_every_error_has_a_status() -> None:
     """No refusal is left without an answer."""
     errors = PushRefusedError.__subclasses__()
     assert len(errors) >= 5
-    assert {refusal(error("slug", "words")).status for error in errors} == {400, 409, 413, 415, 503}
+    assert {refusal(error("parse", "words")).status for error in errors} == {400, 409, 413, 415, 503}
 
 
 @pytest.mark.parametrize(

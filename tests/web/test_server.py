@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 import snappy
+from multidict import CIMultiDict
 from yarl import URL
 
 from bridge import __version__
@@ -245,7 +246,7 @@ async def chunked(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + 100]
 
 
-LIMIT = 1000
+LIMIT = 1024
 WAYS: list[tuple[str, Callable[[bytes], Any], dict[str, str]]] = [
     ("plain", bytes, {}),
     ("declared", bytes, GENERAL),
@@ -293,8 +294,22 @@ async def test_status_tells_settings_start_and_version(tmp_path: Path) -> None:
         assert (flags["web.route-prefix"], flags["storage.path"]) == ("/p", str(tmp_path))
         assert {type(value) for value in flags.values()} == {str}
         assert flags.keys() >= {"web.listen-address", "push.max-body-bytes", "storage.when-full", "log.level"}
+        times = {name: flags[f"push.{name}"] for name in ("default-ttl", "hold-interval", "forget-after")}
+        assert times == {"default-ttl": "25h", "hold-interval": "1m", "forget-after": "30d"}
+        assert (flags["storage.retention"], flags["storage.max-bytes"]) == ("1d", "1GiB")
+        assert (flags["push.max-body-bytes"], flags["push.max-series-per-push"]) == ("64MiB", "100000")
         age = datetime.now(UTC) - datetime.fromisoformat(shown["data"]["start_time"])
         assert 0 <= age.total_seconds() < DEADLINE_S
+
+
+async def test_two_idempotency_keys_contradict_each_other(site: Site) -> None:
+    """A push with two different keys, or TTLs, is refused in words that name both; the same one twice is one."""
+    for name, first, second in (("Idempotency-Key", "one", "two"), ("X-Push-TTL", "1h", "2h")):
+        two, same = CIMultiDict([(name, first), (name, second)]), CIMultiDict([(name, first), (name, first)])
+        answer = await site.ask("PUT", "/metrics/job/j", b"a 1\n", two)
+        assert (answer.status, answer.text.strip()) == (400, f"{name}: got '{first}' and '{second}', want one of them")
+        assert (await site.ask("DELETE", "/metrics/job/j", b"", two)).status == 400
+        assert (await site.ask("PUT", "/metrics/job/j", b"a 1\n", same)).status == 200
 
 
 async def test_pushes_are_counted_with_their_reason(site: Site) -> None:

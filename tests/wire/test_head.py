@@ -15,7 +15,8 @@ from bridge.wire.head import (
     make_head,
     split_heads,
 )
-from bridge.wire.remote_write import STALE_NAN, encode_series, label_bytes, value_bytes
+from bridge.wire.remote_write import STALE_NAN, label_bytes, value_bytes
+from tests.made import encode_series
 from tests.strategies import INT64, VALUES, WORDS, labels, mutations
 
 NAMED = (("__name__", "x"), ("job", "a"))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.wire import remote_write as rw
+from tests.made import encode_series
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 LABELS = st.dictionaries(TEXT.filter(bool), TEXT, max_size=6).map(lambda labels: list(labels.items()))
@@ -21,7 +22,7 @@ def bits(value: float) -> bytes:
 @given(LABELS, st.floats(allow_nan=False), TIMESTAMPS)
 def test_encode_then_decode(labels: list[tuple[str, str]], value: float, timestamp_ms: int) -> None:
     """Protobuf reads back the same labels, sorted and without empty values, the same value and time."""
-    request = pb.WriteRequest.FromString(rw.encode_series(labels, value, timestamp_ms))
+    request = pb.WriteRequest.FromString(encode_series(labels, value, timestamp_ms))
     (series,) = request.timeseries
     expected = sorted(((name, text) for name, text in labels if text), key=lambda pair: pair[0].encode())
     assert [(label.name, label.value) for label in series.labels] == expected
@@ -33,7 +34,7 @@ def test_encode_then_decode(labels: list[tuple[str, str]], value: float, timesta
 @given(st.lists(st.tuples(LABELS, st.floats(), st.integers(0, 2**43)), max_size=5))
 def test_split_and_join(rows: list[tuple[list[tuple[str, str]], float, int]]) -> None:
     """A body is cut into exactly the series that it was joined from."""
-    series = [rw.encode_series(*row) for row in rows]
+    series = [encode_series(*row) for row in rows]
     assert rw.split_series(b"".join(series)) == series
 
 
@@ -41,7 +42,7 @@ def test_split_and_join(rows: list[tuple[list[tuple[str, str]], float, int]]) ->
 def test_prefix_is_reusable(labels: list[tuple[str, str]], value: float, timestamp_ms: int) -> None:
     """A cached prefix with a value and a present-day time behind it is the series."""
     prefix = rw.series_prefix(rw.label_bytes(labels))
-    assert prefix + rw.value_bytes(value) + rw.timestamp_field(timestamp_ms) == rw.encode_series(
+    assert prefix + rw.value_bytes(value) + rw.timestamp_field(timestamp_ms) == encode_series(
         labels, value, timestamp_ms
     )
 
@@ -49,7 +50,7 @@ def test_prefix_is_reusable(labels: list[tuple[str, str]], value: float, timesta
 def test_labels_sort_by_bytes() -> None:
     """Order is that of bytes: capitals, underscore, small letters, then the rest of Unicode."""
     labels = [("é", "1"), ("a", "1"), ("_b", "1"), ("B", "1"), ("\U0001f600", "1"), ("\uffff", "1")]
-    (series,) = pb.WriteRequest.FromString(rw.encode_series(labels, 0, 0)).timeseries
+    (series,) = pb.WriteRequest.FromString(encode_series(labels, 0, 0)).timeseries
     assert [label.name for label in series.labels] == ["B", "_b", "a", "é", "\uffff", "\U0001f600"]
 
 
@@ -58,7 +59,7 @@ def test_pushed_nan_has_the_ordinary_bits() -> None:
     stale: float = struct.unpack("<d", rw.STALE_NAN)[0]
     for value in (math.nan, -math.nan, stale):
         assert rw.value_bytes(value) == rw.NORMAL_NAN
-        (series,) = pb.WriteRequest.FromString(rw.encode_series([("a", "b")], value, 1)).timeseries
+        (series,) = pb.WriteRequest.FromString(encode_series([("a", "b")], value, 1)).timeseries
         assert bits(series.samples[0].value) == bytes.fromhex("010000000000f87f")
 
 
@@ -71,12 +72,12 @@ def test_stale_marker_keeps_its_bits() -> None:
 
 def test_zero_is_written() -> None:
     """Value 0 at time 0 is still a sample with both fields, so sizes never depend on the value."""
-    assert rw.encode_series([], 0.0, 0).endswith(b"\x12\x0b\x09" + bytes(8) + b"\x10\x00")
+    assert encode_series([], 0.0, 0).endswith(b"\x12\x0b\x09" + bytes(8) + b"\x10\x00")
 
 
 def test_split_refuses_every_cut() -> None:
     """A body cut inside its series is a ValueError, and so is one with another field."""
-    body = rw.encode_series([("a", "b")], 1.5, 1_700_000_000_000)
+    body = encode_series([("a", "b")], 1.5, 1_700_000_000_000)
     for end in range(1, len(body)):
         with pytest.raises(ValueError, match="byte"):
             rw.split_series(body[:end])

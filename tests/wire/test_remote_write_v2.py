@@ -11,8 +11,9 @@ from bridge._pb import remote_write_v1_pb2 as v1
 from bridge._pb import remote_write_v2_pb2 as v2
 from bridge.model import Metadata
 from bridge.wire import remote_write_v2
-from bridge.wire.remote_write import STALE_NAN, encode_point, encode_series, label_bytes
+from bridge.wire.remote_write import STALE_NAN, encode_point, label_bytes
 from bridge.wire.remote_write_v2 import Describe, Encoder
+from tests.made import encode_series
 from tests.wire.test_remote_write import LABELS, TEXT, TIMESTAMPS
 
 NOW_MS = 1_700_000_000_000
