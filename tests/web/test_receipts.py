@@ -5,7 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -188,7 +188,12 @@ async def test_a_target_added_later_is_unknown(tmp_path: Path) -> None:
 
 async def test_rows_dropped_when_full_are_unknown(tmp_path: Path) -> None:
     """A push that gave way in a full journal is gone with its receipt, and its waiting sender gets no proof."""
-    async with target(free=False) as slow, running(tmp_path, slow.url) as site:
+    # So small a queue takes nothing in hand behind the push that waits for its answer.
+    queue = "queue_config: {capacity: 1, max_samples_per_send: 1}"
+    async with AsyncExitStack() as stack:
+        slow = await stack.enter_async_context(target(free=False))
+        config = f"remote_write: [{{url: '{slow.url}', name: t0, {queue}}}]"
+        site = await stack.enter_async_context(running(tmp_path, config=config))
         in_hand = await push(site)
         await eventually(lambda: site.agent.committer.ledger._in_hand, lambda found: found == {"t0": 1})
         dropped = asyncio.create_task(push(site, "dropped", WAIT))
