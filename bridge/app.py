@@ -60,15 +60,16 @@ class Agent:
         config: Config,
         *,
         now_ms: Callable[[], int] = wall_ms,
-        new_targets_since_ms: int | None = None,
+        new_targets_since_ms: Callable[[], int | None] = lambda: None,
         read: Callable[[], Config] | None = None,
     ) -> None:
         """Open the journal and the listening socket; raises ConfigError before anything is started.
 
-        `read` gives the configuration again for a reload.
+        `new_targets_since_ms` gives where they begin, None for now; `read` gives the configuration for a reload.
         """
         check_directories(config)
-        self._settings, self._read, self._now_ms = Settings(config), read, now_ms
+        self._settings, self._now_ms = Settings(config), now_ms
+        self._read, self._since_ms = read, new_targets_since_ms
         self.telemetry = Telemetry()
         external = config.global_.external_labels
         self._socket = listen(config.web.listen_address)
@@ -83,7 +84,7 @@ class Agent:
             groups, replayed = load_groups(self._journal, external)
             schedule = load_schedule(self._journal, self._settings.rules, external)
             targets = [target.target for target in config.remote_write]
-            ledger = load_ledger(self._journal, targets, new_targets_since_ms)
+            ledger = load_ledger(self._journal, targets, new_targets_since_ms())
         except (JournalFullError, JournalUnavailableError) as error:
             self._journal.rollback()
             self._journal.close()
@@ -169,7 +170,7 @@ class Agent:
         await targets.apply(self.config.remote_write)
         read = self._read or (lambda: self.config)
         self._reloader = Reloader(
-            read, self._settings, self.committer, self._journal, targets, self.telemetry, self._now_ms
+            read, self._settings, self.committer, self._journal, targets, self.telemetry, self._now_ms, self._since_ms
         )
         services = (self._look_after_journal(), self._files.run(), self._keep_time())
         keeping = [asyncio.create_task(service) for service in services]

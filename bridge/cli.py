@@ -93,7 +93,7 @@ main.add_command(dead_letters)
     "--remote-write.since",
     "since",
     metavar="WHEN",
-    callback=moment,
+    callback=lambda *flag: (moment(*flag), lambda: moment(*flag))[1],
     help="Targets that are new get what the journal has from then on: 6h (ago), RFC 3339, unix seconds. [default: now]",
 )
 @click.option(
@@ -105,7 +105,11 @@ main.add_command(dead_letters)
 )
 @_setting_flags
 def run(
-    file: str | None, urls: tuple[str, ...], since: int | None, directories: tuple[str, ...], **flags: object
+    file: str | None,
+    urls: tuple[str, ...],
+    since: Callable[[], int | None],
+    directories: tuple[str, ...],
+    **flags: object,
 ) -> None:
     """Run the agent until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
     with told_faults():
@@ -114,7 +118,7 @@ def run(
         uvloop.run(_run(config, since, lambda: read_config(file, urls, flags, directories)))
 
 
-async def _run(config: Config, since_ms: int | None, read: Callable[[], Config]) -> None:
+async def _run(config: Config, since_ms: Callable[[], int | None], read: Callable[[], Config]) -> None:
     await run_until_signal(Agent(config, new_targets_since_ms=since_ms, read=read), _freeze)
 
 

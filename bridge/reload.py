@@ -18,7 +18,7 @@ from bridge.journal.committer import Committer
 from bridge.journal.ledger import pending
 from bridge.journal.staging import Staging
 from bridge.journal.store import Journal
-from bridge.restore import new_cursor
+from bridge.restore import RESCUE, new_cursor
 from bridge.settings import Settings
 from bridge.targets import Targets
 from bridge.telemetry import Telemetry
@@ -38,6 +38,8 @@ class Reloader:
     targets: Targets
     telemetry: Telemetry
     now_ms: Callable[[], int]
+    since_ms: Callable[[], int | None]
+    """From which arrival on new targets get the journal, None for now."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def reload(self) -> str:
@@ -74,8 +76,9 @@ class Reloader:
     async def _add_cursors(self, names: list[str]) -> None:
         new = [name for name in names if name not in self.committer.ledger.cursors]
         if new:
+            since_ms = self.since_ms()
             await self.committer.submit(
-                lambda staging: staging.cursors.update({name: new_cursor(self.journal, name, None) for name in new})
+                lambda staging: staging.cursors.update({name: new_cursor(self.journal, name, since_ms) for name in new})
             )
 
     def _forget(self, name: str, _: Staging) -> None:
@@ -91,4 +94,10 @@ class Reloader:
                 _log.error("target_not_forgotten", target=name, error=str(error), result="the next start forgets it")
             ledger.forget(name)
             self.telemetry.forget_target(name)
-            _log.warning("target_forgotten", target=name, unsent_samples=unsent, why="it is not configured any more")
+            _log.warning(
+                "target_forgotten",
+                target=name,
+                unsent_samples=unsent,
+                why="it is not configured any more",
+                rescue=RESCUE,
+            )

@@ -22,6 +22,8 @@ from bridge.rules import Rules
 from bridge.schedule import Schedule
 
 _log = structlog.get_logger(__name__)
+RESCUE = "pushbridge journal replay sends to any target what the journal still has"
+"""For a target that goes with samples that it has not got: a corrected URL without a name is another target."""
 _REPLAY_SAMPLES = 100_000
 _REPLAY_BYTES = 1 << 24
 
@@ -103,7 +105,9 @@ def load_ledger(journal: Journal, targets: list[str], since_ms: int | None = Non
         ledger.publish({target: cursor})
     for target, cursor in known.items():
         unsent = max(0, pending(cursor, journal.accepted_total))
-        _log.warning("target_forgotten", target=target, unsent_samples=unsent, why="it is not configured any more")
+        _log.warning(
+            "target_forgotten", target=target, unsent_samples=unsent, why="it is not configured any more", rescue=RESCUE
+        )
         journal.delete_cursor(target)
     journal.write(Batch(cursors=tuple(ledger.cursors.values())))
     journal.commit()

@@ -25,6 +25,11 @@ class ThrottledLog:
         self._next_s: dict[str, float] = {}
         self._left_out: Counter[str] = Counter()
 
+    def info(self, event: str, **facts: object) -> None:
+        """Tell what is well again."""
+        if self._due(event):
+            self._bound.info(event, **facts, left_out=self._left_out.pop(event, 0))
+
     def warning(self, event: str, **facts: object) -> None:
         """Tell what may get better by itself."""
         if self._due(event):

@@ -112,23 +112,26 @@ class DeadLetters:
                 return responses.api({"dry_run": True, "letters": letters, "samples": samples})
             # One after the other: what two requests sent at a time would arrive twice.
             async with self._sending:
-                return await self._replay(self._history.oldest_letters(wanted, limit), limit)
+                return await self._replay(wanted.target, self._history.oldest_letters(wanted, limit), limit)
         except PushRefusedError as error:
             return responses.api_refusal(error)
 
-    async def _replay(self, letters: list[DeadLetter], limit: int) -> web.Response:
+    async def _replay(self, target: str | None, letters: list[DeadLetter], limit: int) -> web.Response:
         more = len(letters) == limit
         targets = sorted({letter.target for letter in letters})
         if len(targets) > 1:
             words = f"these letters are of {len(targets)} targets: send those of one at a time, with target=T"
             return responses.api_error(400, "bad_data", words)
         if not letters:
+            # A slip in the name must not look as if all were well.
+            if target is not None and await self._send_again(target, []) is None:
+                return _no_target(target)
             return responses.api(_told(Resent(), 0, None))
         few = _up_to(letters, _MOST_SAMPLES)
         more = more or len(few) < len(letters)
         resent = await self._send_again(targets[0], few)
         if resent is None:
-            return responses.api_error(404, "not_found", f"no remote_write target is called {targets[0]!r}")
+            return _no_target(targets[0])
         await self._committer.settle_letters(resent.taken, resent.left)
         return responses.api(_told(resent, len(few), few[-1].id if more and not resent.stopped else None))
 
@@ -155,6 +158,10 @@ class DeadLetters:
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(_PAUSE_S)
         return documents
+
+
+def _no_target(name: str) -> web.Response:
+    return responses.api_error(404, "not_found", f"no remote_write target is called {name!r}")
 
 
 def _up_to(letters: list[DeadLetter], most_samples: int) -> list[DeadLetter]:

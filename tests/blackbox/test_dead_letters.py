@@ -246,6 +246,7 @@ def test_a_wrong_password_costs_nothing(tmp_path: Path) -> None:
             wait_for(load.acknowledged, lambda pushes: pushes > 100)
         final = settled_account(server.port)
         assert 'words="who are you"' in server.log_tail()
+        assert "event=remote_write_works_again" in server.log_tail()
         assert judge(load.log(), good(receiver.stored())) == []
     assert (final.balanced, final.pending, final.dead_lettered) == (True, 0, {})
 

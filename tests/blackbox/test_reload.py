@@ -59,6 +59,21 @@ def test_a_target_is_added_and_one_removed(tmp_path: Path) -> None:
             assert settled_account(again.port).pending == 0
 
 
+def test_a_target_that_is_added_may_get_what_was_before(tmp_path: Path) -> None:
+    """With --remote-write.since a target that a reload adds begins with what the journal has from then on."""
+    with (
+        ScriptedReceiver() as old,
+        ScriptedReceiver() as new,
+        agent(tmp_path, LIFECYCLE, "--remote-write.since=1h", config=old.config) as server,
+    ):
+        assert put(server, "j", "before 1\n") == 200
+        wait_names(old, lambda found: "before" in found)
+        write(tmp_path, new.config.replace("name: target", "name: other"))
+        assert reload(server) == (200, "")
+        wait_names(new, lambda found: "before" in found)
+        assert settled_account(server.port).pending == 0
+
+
 def test_rules_and_limits_change(tmp_path: Path) -> None:
     """What a push may hold and how long it lives follow the file from the next push on; a relabeling too."""
     with ScriptedReceiver() as receiver, agent(tmp_path, LIFECYCLE, config=receiver.config) as server:

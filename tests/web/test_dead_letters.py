@@ -159,6 +159,8 @@ async def test_replay_to_nobody(site: Site) -> None:
     """A target that is not configured any more, or several at once, are refused by name."""
     gone = await site.ask("POST", f"{LETTERS}/replay?target=gone")
     assert is_refused(gone, 404, "not_found", "no remote_write target is called 'gone'")
+    never = await site.ask("POST", f"{LETTERS}/replay?target=never")
+    assert is_refused(never, 404, "not_found", "no remote_write target is called 'never'")
     several = await site.ask("POST", f"{LETTERS}/replay?id=1&id=3")
     words = "these letters are of 2 targets: send those of one at a time, with target=T"
     assert is_refused(several, 400, "bad_data", words)
