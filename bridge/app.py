@@ -100,8 +100,7 @@ class Agent:
             when_full=config.storage.when_full,
             observer=self.telemetry,
         )
-        self._readers = [JournalReader(self._journal.path)]
-        self._history = History(self._journal.path)
+        self._readers, self._history = [JournalReader(self._journal.path)], History(self._journal.path)
         times = HoldTimes(int(config.push.hold_interval * 1000), int(config.push.forget_after * 1000))
         self._timekeeper = Timekeeper(self.committer, times, now_ms)
         host = socket.gethostname()
