@@ -86,6 +86,12 @@ main.add_command(journal)
 main.add_command(dead_letters)
 
 
+def _since(context: click.Context, parameter: click.Parameter, text: str | None) -> Callable[[], int | None]:
+    """Check the text now and read it each time: 6h is 6 hours before a reload, too."""
+    moment(context, parameter, text)
+    return lambda: moment(context, parameter, text)
+
+
 @main.command()
 @click.option("--config.file", "file", metavar="FILE", help="Configuration file (YAML); flags stand over it.")
 @click.option("--remote-write.url", "urls", multiple=True, metavar="URL", help="Deliver to this endpoint; repeatable.")
@@ -93,7 +99,7 @@ main.add_command(dead_letters)
     "--remote-write.since",
     "since",
     metavar="WHEN",
-    callback=lambda *flag: (moment(*flag), lambda: moment(*flag))[1],
+    callback=_since,
     help="Targets that are new get what the journal has from then on: 6h (ago), RFC 3339, unix seconds. [default: now]",
 )
 @click.option(
