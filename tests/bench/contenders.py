@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.blackbox import servers
+from tests.blackbox.ports import free_port
 from tests.blackbox.servers import Server
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -57,7 +58,7 @@ class Contender:
 
 def receiver(directory: Path, _url: str = "") -> Server:
     """Start the cheap remote_write receiver."""
-    port = servers.free_port()
+    port = free_port()
     return servers._start("receiver", (sys.executable, "-m", "tests.bench.receiver", str(port)), port, "/", directory)
 
 
@@ -66,7 +67,7 @@ def _agent(directory: Path, url: str) -> Server:
 
 
 def _vmagent(directory: Path, url: str) -> Server:
-    port = servers.free_port()
+    port = free_port()
     flags = (
         f"-httpListenAddr=127.0.0.1:{port}",
         f"-remoteWrite.url={url}",
@@ -78,7 +79,7 @@ def _vmagent(directory: Path, url: str) -> Server:
 
 
 def _pushgateway(directory: Path, _url: str, *flags: str) -> Server:
-    port = servers.free_port()
+    port = free_port()
     flags = f"--web.listen-address=127.0.0.1:{port}", f"--persistence.file={directory / 'groups'}", *flags
     return servers._start("pushgateway", ("prometheus-pushgateway", *flags), port, "/-/ready", directory)
 

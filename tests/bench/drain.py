@@ -19,6 +19,7 @@ from tests.bench.load import Load, Plan, push_each
 from tests.bench.paced import pushing
 from tests.bench.table import Floor
 from tests.blackbox import servers
+from tests.blackbox.ports import free_port
 from tests.blackbox.servers import Server
 
 CONTENDERS = (AGENT, VMAGENT)
@@ -83,7 +84,7 @@ class DrainRow:
 
 def measure_drain(contender: Contender, directory: Path, samples: int = BACKLOG) -> DrainRow:
     """Gather a backlog and let it drain."""
-    port = servers.free_port()
+    port = free_port()
     server = contender.start(directory, f"http://127.0.0.1:{port}/api/v1/write")
     try:
         backlog = _gather(contender, server, samples)

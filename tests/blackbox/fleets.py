@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.blackbox.ports import free_port
 from tests.blackbox.queries import PrometheusStore
-from tests.blackbox.servers import _start, free_port
+from tests.blackbox.servers import _start
 
 TENANT: Final = "batch"
 

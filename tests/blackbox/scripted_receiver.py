@@ -19,7 +19,7 @@ import snappy
 from bridge._pb import remote_write_v1_pb2 as pb
 from bridge._pb import remote_write_v2_pb2 as pb2
 from tests.blackbox.checker import Series, Stored, without_repeats
-from tests.blackbox.servers import free_port
+from tests.blackbox.ports import free_port
 
 _STALE = struct.pack("<Q", 0x7FF0000000000002)
 _READ_BYTES = 1 << 16

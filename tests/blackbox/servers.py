@@ -7,7 +7,6 @@ async tests call it with `asyncio.to_thread`. What is sent to the servers does n
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Self
 import pytest
 
 from tests.blackbox import binaries
+from tests.blackbox.ports import free_port
 
 _READY_WITHIN_S = 30.0
 _STOP_WITHIN_S = 30.0
@@ -44,14 +44,6 @@ def _absence(binary: str) -> str:
     if binary in binaries.NOT_IN_DEBIAN:
         return f"Debian has no {binary}; {binaries.VARIABLES[binary]} may name one"
     return f"{binaries.command(binary)} is not installed; see tests/blackbox/install_servers.sh"
-
-
-def free_port() -> int:
-    """Return a loopback TCP port that nothing listens on at the moment of the call."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +208,8 @@ def _wait_ready(server: Server, ready_path: str) -> None:
         if time.monotonic() > deadline_s:
             pytest.fail(f"{server.name}: not ready after {_READY_WITHIN_S:g} s; log:\n{server.log_tail()}")
         time.sleep(_POLL_S)
+    if (code := server.process.poll()) is not None:
+        pytest.fail(f"{server.name}: somebody else answers at {server.url}, it ended with code {code}")
 
 
 def _answers_200(url: str) -> bool:

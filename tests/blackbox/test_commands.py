@@ -26,8 +26,9 @@ from tests.blackbox.load import (
     settled_account,
     wait_for,
 )
+from tests.blackbox.ports import free_port
 from tests.blackbox.scripted_receiver import ScriptedReceiver, Step
-from tests.blackbox.servers import Server, _start, _wait_ready, free_port
+from tests.blackbox.servers import Server, _start, _wait_ready
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "bridge")
@@ -161,7 +162,7 @@ def test_end_under_load(number: signal.Signals, hanging: bool, tmp_path: Path) -
         ):
             if hanging:
                 half_sent.sendall(b"PUT /metrics/job/half HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
-            assert wait_for(load.acknowledged, lambda done: done > 500) > 500
+            assert wait_for(load.acknowledged, lambda done: done > 500) > 500, first.stderr.read_text()
             receiver.wait_for(bool)
             assert first.end_by(number) == 0
             load.stop()

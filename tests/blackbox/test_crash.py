@@ -13,7 +13,8 @@ import pytest
 from tests.blackbox.checker import Fate, Kind, Pushed, Series, Stored, judge, without_repeats
 from tests.blackbox.embedded import receiver, stored_in
 from tests.blackbox.load import Load, account, series, settled_account
-from tests.blackbox.servers import Server, agent, free_port, kill_while_starting
+from tests.blackbox.ports import free_port
+from tests.blackbox.servers import Server, agent, kill_while_starting
 
 SEED = int(os.environ.get("CRASH_SEED", "20260514"))
 KILLS = 22

@@ -11,8 +11,9 @@ import pytest
 
 from tests.blackbox.checker import Stored
 from tests.blackbox.load import account, metrics, request, settled_account
+from tests.blackbox.ports import free_port
 from tests.blackbox.scripted_receiver import ScriptedReceiver, Step
-from tests.blackbox.servers import Server, agent, free_port
+from tests.blackbox.servers import Server, agent
 
 HIDDEN = "s3cret"
 WORDS = "out of order sample"

@@ -15,9 +15,10 @@ from urllib.parse import urlencode
 import pytest
 
 from bridge.ingress.directive import find_directives
+from tests.blackbox.ports import free_port
 from tests.blackbox.queries import fetch, poll, readme_queries
 from tests.blackbox.scripted_receiver import ScriptedReceiver, Step
-from tests.blackbox.servers import Server, agent, free_port, needs, prometheus
+from tests.blackbox.servers import Server, agent, needs, prometheus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = "pushbridge_run_"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.blackbox.load import Load, request, settled_account, wait_for
+from tests.blackbox.ports import free_port
 from tests.blackbox.queries import PrometheusStore, Store, VictoriaStore, account, now_ms, poll
 from tests.blackbox.scripted_receiver import ScriptedReceiver
-from tests.blackbox.servers import Server, agent, free_port, needs, prometheus, victoria_metrics
+from tests.blackbox.servers import Server, agent, needs, prometheus, victoria_metrics
 
 VICTORIA_FLAGS = ("-search.latencyOffset=0s", "-search.disableCache")
 OUT_OF_ORDER = "scrape_configs: []\nstorage: {tsdb: {out_of_order_time_window: 2h}}\n"

@@ -19,9 +19,10 @@ import pytest
 
 from tests.blackbox.checker import Stored
 from tests.blackbox.load import request, wait_for
+from tests.blackbox.ports import free_port
 from tests.blackbox.queries import Labels, Point, PrometheusStore, Store, VictoriaStore, now_ms, shown_ms
 from tests.blackbox.scripted_receiver import ScriptedReceiver, Step
-from tests.blackbox.servers import Server, agent, free_port, needs, prometheus, victoria_metrics
+from tests.blackbox.servers import Server, agent, needs, prometheus, victoria_metrics
 
 pytestmark = [pytest.mark.real, needs("prometheus"), needs("victoria-metrics")]
 

@@ -20,9 +20,10 @@ import pytest
 import snappy
 
 from tests.blackbox.load import Answer, noise, settled_account, wait_for
+from tests.blackbox.ports import free_port
 from tests.blackbox.relay import CUTS, Relay, read_message
 from tests.blackbox.scripted_receiver import ScriptedReceiver
-from tests.blackbox.servers import Server, agent, free_port
+from tests.blackbox.servers import Server, agent
 from tests.blackbox.test_crash import killed_at_the_end
 from tests.blackbox.test_disk import Tight, groups_of, tight_disk, tight_journal
 

@@ -17,7 +17,8 @@ from prometheus_client.core import Metric
 from tests.blackbox import delimited as pb
 from tests.blackbox.exposition_diff import pushed_series
 from tests.blackbox.load import Client, Push, request, wait_for
-from tests.blackbox.servers import Server, agent, free_port, needs, pushgateway
+from tests.blackbox.ports import free_port
+from tests.blackbox.servers import Server, agent, needs, pushgateway
 from tests.blackbox.test_commands import COMMAND, REPOSITORY, bridge
 from tests.blackbox.test_official_client import GROUPINGS, Collected, every_type
 

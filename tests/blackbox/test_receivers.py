@@ -15,8 +15,9 @@ from tests.blackbox import delimited as pb
 from tests.blackbox.binaries import VERSIONS
 from tests.blackbox.compliance import MESSAGES
 from tests.blackbox.oracle_requests import OPENMETRICS, PROTOBUF, Headers, Request
+from tests.blackbox.ports import free_port
 from tests.blackbox.queries import Labels, Point, Receivers, Store, account, latest, now_ms, poll, shown_ms
-from tests.blackbox.servers import Server, agent, free_port, needs, prometheus, victoria_metrics
+from tests.blackbox.servers import Server, agent, needs, prometheus, victoria_metrics
 from tests.blackbox.test_oracle import send
 
 pytestmark = [pytest.mark.real, needs("prometheus"), needs("victoria-metrics")]

@@ -17,8 +17,9 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.blackbox.network import Network
+from tests.blackbox.ports import free_port
 from tests.blackbox.queries import Point, PrometheusStore, fetch, now_ms, poll, readme_queries
-from tests.blackbox.servers import Server, agent, free_port, needs, prometheus
+from tests.blackbox.servers import Server, agent, needs, prometheus
 from tests.blackbox.test_exec import REPOSITORY, RUN, Caller
 
 pytestmark = [pytest.mark.real, needs("prometheus")]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.blackbox.load import Client, account, metrics, one_value, settled_account, wait_for
+from tests.blackbox.ports import free_port
 from tests.blackbox.scripted_receiver import ScriptedReceiver
-from tests.blackbox.servers import Server, agent, free_port, needs, nginx
+from tests.blackbox.servers import Server, agent, needs, nginx
 from tests.certificates import Authority, Pair, hashed_password
 
 pytestmark = [pytest.mark.real, needs("nginx"), needs("openssl")]

@@ -16,9 +16,10 @@ from tests.blackbox.checker import Fault, Pushed, Stored, judge, missing
 from tests.blackbox.embedded import slow_receiver, stored_in
 from tests.blackbox.load import Account, Load, Push, accounts, mixed, noise, numbers, one_value, wait_for
 from tests.blackbox.poison import letters_in, poisoned, samples_of
+from tests.blackbox.ports import free_port
 from tests.blackbox.queries import PrometheusStore
 from tests.blackbox.scripted_receiver import refused_with
-from tests.blackbox.servers import Server, agent, free_port, kill_while_starting, needs, prometheus
+from tests.blackbox.servers import Server, agent, kill_while_starting, needs, prometheus
 from tests.blackbox.storm import Victim, Watcher, storm
 
 pytestmark = [pytest.mark.real, needs("prometheus")]

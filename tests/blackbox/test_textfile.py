@@ -14,8 +14,9 @@ import yaml
 
 from tests.blackbox.checker import Stored
 from tests.blackbox.load import Client, Push, metrics, one_value, request, wait_for
+from tests.blackbox.ports import free_port
 from tests.blackbox.scripted_receiver import ScriptedReceiver
-from tests.blackbox.servers import agent, free_port
+from tests.blackbox.servers import agent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID_MS = 60_000

@@ -13,8 +13,9 @@ import pytest
 from tests.blackbox import binaries
 from tests.blackbox.compliance import MESSAGES
 from tests.blackbox.load import Client, metrics, one_value, series, settled_account
+from tests.blackbox.ports import free_port
 from tests.blackbox.queries import PrometheusStore, Store, VictoriaStore, fetch, poll
-from tests.blackbox.servers import Server, _start, agent, free_port, needs, prometheus, victoria_metrics
+from tests.blackbox.servers import Server, _start, agent, needs, prometheus, victoria_metrics
 
 
 def config(receiver: Server) -> str:

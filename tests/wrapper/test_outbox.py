@@ -12,8 +12,8 @@ from bridge.peer import Peer
 from bridge.wrapper import outbox as module
 from bridge.wrapper.outbox import Outbox
 from bridge.wrapper.report import End, Run, end_report, metrics_report, start_report
+from tests.blackbox.ports import free_port
 from tests.blackbox.scripted_receiver import ScriptedReceiver, Step
-from tests.blackbox.servers import free_port
 
 RUN = Run((("job", "the/job"), ("instance", "db 1")), "0" * 32, 1_700_000_000_123, every_s=604800.0)
 START, METRICS = start_report(RUN), metrics_report(RUN, b"rows 1\n", 1_700_000_007_000)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.blackbox.servers import free_port, needs
+from tests.blackbox.ports import free_port
+from tests.blackbox.servers import needs
 
 WITHIN_S = 20.0
 REPOSITORY = Path(__file__).resolve().parents[2]
