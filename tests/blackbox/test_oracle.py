@@ -4,6 +4,7 @@ The expected answers come from the Pushgateway at the time of the test; none are
 """
 
 import http.client
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,11 @@ def send(request: Request, server: Server) -> tuple[int, str]:
             connection.putheader(name, value)
         if request.body or request.method in ("PUT", "POST", "PATCH", "PUSH"):
             connection.putheader("Content-Length", str(len(request.body)))
+        connection.connect()
+        # Pushgateway resets a connection that it answers before it has read what comes behind the head.
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         connection.endheaders(request.body)
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         response = connection.getresponse()
         return response.status, response.read(500).decode(errors="replace")
     finally:
