@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bridge.content import histogram_markers
+from bridge.delivery.repeats import Turn
 from bridge.delivery.rewrite import TargetRules, first_of_each, relabel_points
 from bridge.delivery.taken import take_points
 from bridge.groups import Change, Group, delete, ended_between, gauge_doubles, next_ms
@@ -157,6 +158,17 @@ class Round:
         block = snappy_block.compress(encode_fields(heads, doubles, self.tick.at_ms))
         return HeldRequest(block, len(heads), tenant)
 
+    @property
+    def tenant(self) -> str | None:
+        """Whose the next request is; None when the round is over."""
+        return self._tenant(self._position) if self._position < len(self.own) + len(self.keys) else None
+
+    def pass_over(self, tenant: str) -> None:
+        """Go on behind what comes next of this tenant."""
+        while self.tenant == tenant:
+            self._position += 1
+        self._offset = 0
+
     def _tenant(self, position: int) -> str:
         if position < len(self.own):
             return self.own[position][0]
@@ -206,18 +218,22 @@ class TargetHold:
         """The tick that this target is at."""
         return self._round.tick
 
-    def request(self, cursor: int, *, drained: bool) -> HeldRequest | None:
+    def request(self, turn: Callable[[str, int], Turn]) -> HeldRequest | None:
         """What is to be sent now, the same again until `sent`; None when nothing is due.
 
-        `drained` says that the journal has nothing behind `cursor`.
+        `turn(tenant, seq)` tells whether repeats of a tenant may go that follow the journal's row `seq`; this round
+        goes on without a tenant whose turn is not this time.
         """
         tick = self._newest_tick()
         if tick is not self.tick:
             own, behind = self._own(tick.at_ms), self._round.behind
             self._round = Round(self._groups, tick, self._max_samples, own, behind, self._rules)
-        if cursor < tick.seq and not drained:
-            return None
-        return self._round.request()
+        while (tenant := self._round.tenant) is not None:
+            answer = turn(tenant, tick.seq)
+            if answer != "not this time":
+                return self._round.request() if answer == "now" else None
+            self._round.pass_over(tenant)
+        return None
 
     def sent(self) -> None:
         """Go on behind the newest request."""

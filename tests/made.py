@@ -1,8 +1,9 @@
 """Series and contents made of numbers: what tests need to have, and no push brings in this form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bridge.content import Content, Shape
+from bridge.delivery.repeats import Turn
 from bridge.wire.remote_write import encode_point, label_bytes, pack_doubles, value_bytes
 
 
@@ -14,3 +15,8 @@ def encode_series(labels: Sequence[tuple[str, str]], value: float, timestamp_ms:
 def make_content(shape: Shape, values: Sequence[float], timestamps: tuple[int | None, ...] | None = None) -> Content:
     """A content whose values are these."""
     return Content(shape, pack_doubles(values), timestamps)
+
+
+def turn(cursor: int, *, drained: bool) -> Callable[[str, int], Turn]:
+    """What a target says of its repeats that has the journal up to a row, or all of it."""
+    return lambda _tenant, seq: "now" if drained or cursor >= seq else "later"

@@ -15,6 +15,7 @@ from bridge.registry import Groups
 from bridge.wire import snappy_block
 from bridge.wire.head import decode_sample, labels_of, make_head
 from bridge.wire.remote_write import label_bytes, split_series, value_bytes
+from tests.made import turn
 
 NOW_MS = 1_700_000_030_000
 AT_MS = 1_700_000_040_000
@@ -160,7 +161,7 @@ class Bench:
 
     def request(self, cursor: int = 0, *, drained: bool = True) -> list[str] | None:
         """Job and name of each sample of the next request."""
-        request = self.hold.request(cursor, drained=drained)
+        request = self.hold.request(turn(cursor, drained=drained))
         return None if request is None else [f"{job}:{name}" for job, name, _ in samples(request)]
 
     def rest(self) -> list[list[str]]:
@@ -209,7 +210,7 @@ def test_every_repeat_has_the_time_of_the_tick() -> None:
     """Repeats stand on the grid, to the millisecond."""
     bench = Bench(pushed("a 1\n"))
     bench.tick()
-    request = bench.hold.request(0, drained=True)
+    request = bench.hold.request(turn(0, drained=True))
     assert request is not None
     assert {stamp_ms for _, _, stamp_ms in samples(request)} == {AT_MS}
 
@@ -218,8 +219,8 @@ def test_a_request_stays_until_it_is_sent() -> None:
     """A request that failed comes again, and the round goes on behind it only once it was taken."""
     bench = Bench(pushed("a 1\n", job="x"), pushed("b 1\n", job="y"))
     bench.tick()
-    first = bench.hold.request(0, drained=True)
-    assert bench.hold.request(0, drained=True) == first
+    first = bench.hold.request(turn(0, drained=True))
+    assert bench.hold.request(turn(0, drained=True)) == first
     bench.hold.sent()
     assert bench.request() == [*gauges("y"), "y:b"]
 
@@ -267,7 +268,7 @@ def test_a_target_that_was_away_gets_the_newest_point_only() -> None:
     for at_ms in range(AT_MS, AT_MS + 600_000, 60_000):
         bench.tick(at_ms, seq=5)
         assert bench.request(4, drained=False) is None
-    request = bench.hold.request(5, drained=False)
+    request = bench.hold.request(turn(5, drained=False))
     assert request is not None
     assert {stamp_ms for _, _, stamp_ms in samples(request)} == {AT_MS + 540_000}
     bench.hold.sent()
@@ -302,6 +303,6 @@ def test_a_start_repeats_the_newest_point_of_the_last_life() -> None:
     tick = Tick(AT_MS, 5, (key_of((("job", "a"),)),))
     own = [make_head(label_bytes([("__name__", "own")]))], [value_bytes(1)]
     hold = TargetHold(groups, lambda: tick, 10, lambda _: [("", own)])
-    request = hold.request(5, drained=False)
+    request = hold.request(turn(5, drained=False))
     assert request is not None
     assert [name for _, name, _ in samples(request)] == [*PUSH_TIMES, "a"]

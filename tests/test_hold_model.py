@@ -32,6 +32,7 @@ from bridge.wire import snappy_block
 from bridge.wire.head import decode_sample, labels_of
 from bridge.wire.remote_write import STALE_NAN, split_series
 from tests.journal.test_committer import Seen
+from tests.made import turn
 
 _T = TypeVar("_T")
 INTERVAL_MS = 60_000
@@ -270,7 +271,7 @@ class HoldMachine(RuleBasedStateMachine):
 
     def _repeat(self, fate: Fate) -> bool:
         drained = self.confirmed_seq == self.seq and not self.reader.read(self.seq, 1, 1)
-        request = self.hold.request(self.confirmed_seq, drained=drained)
+        request = self.hold.request(turn(self.confirmed_seq, drained=drained))
         if request is None:
             return False
         samples = samples_of(request.block)

@@ -12,6 +12,7 @@ from bridge.hold import TargetHold, Tick
 from bridge.registry import Groups
 from bridge.wire.head import make_head
 from bridge.wire.remote_write import label_bytes, value_bytes
+from tests.made import turn
 from tests.test_hold import AT_MS, pushed, samples
 
 DROP_GAUGES = RelabelConfig(source_labels=("__name__",), regex="push_.*", action="drop")
@@ -37,8 +38,8 @@ def requests(
     hold = TargetHold(groups, lambda: tick, max_samples, lambda _: own[: 2 if tenant_of else 1], rules)
     tick = Tick(AT_MS, 0, tuple(group.id.key for group in groups.live()))
     found = []
-    while (request := hold.request(0, drained=True)) is not None:
-        again = hold.request(0, drained=True)
+    while (request := hold.request(turn(0, drained=True))) is not None:
+        again = hold.request(turn(0, drained=True))
         assert again == request, "a request stays until it is sent"
         assert request.samples <= max_samples
         found.append((request.tenant, [f"{job}:{name}" for job, name, _ in samples(request)]))

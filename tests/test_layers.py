@@ -43,6 +43,7 @@ LEVELS = (
         "bridge.rules",
         "bridge.content",
         "bridge.heartbeat",
+        "bridge.delivery.first_of",
         "bridge.delivery.throttle",
         "bridge.delivery.secret_file",
         "bridge.delivery.auth",
@@ -74,6 +75,7 @@ LEVELS = (
     },
     {"bridge.registry", "bridge.delivery.target", "bridge.delivery.window", "bridge.browse.series"},
     {"bridge.delivery.courier", "bridge.delivery.shards"},
+    {"bridge.delivery.lanes", "bridge.delivery.repeats"},
     {"bridge.limits", "bridge.runs", "bridge.schedule"},
     {
         "bridge.flatten",

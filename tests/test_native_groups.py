@@ -24,6 +24,7 @@ from bridge.registry import Groups
 from bridge.wire import snappy_block
 from bridge.wire.histogram import STALE_CUSTOM, STALE_HISTOGRAM, decode_histogram
 from tests.journal.test_committer import NOW_MS, committing
+from tests.made import turn
 from tests.test_pipeline import PROTOBUF, post, put, take
 from tests.test_restore import crashed, start
 
@@ -173,7 +174,7 @@ def repeats(group: Group, rules: TargetRules) -> Sequence[pb.TimeSeries]:
     groups = Groups({})
     groups.publish([group])
     tick = Tick(AT_MS, 0, (group.id.key,))
-    request = TargetHold(groups, lambda: tick, 100, rules=rules).request(0, drained=True)
+    request = TargetHold(groups, lambda: tick, 100, rules=rules).request(turn(0, drained=True))
     assert request is not None
     series = pb.WriteRequest.FromString(snappy_block.decompress(request.block, 1 << 20)).timeseries
     assert len(series) == request.samples

@@ -5,6 +5,7 @@ What an answer means is `outcome`, which part to send next `split`, how long to 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -29,8 +30,7 @@ _PATIENCE_PAUSES = 2
 """A single sample is not given up for a 500 sooner than after so many of the longest pauses."""
 _REFUSED_PAUSES = 6
 """A target that refuses everything is asked again after so many of the longest pauses: somebody has to act first."""
-_TENANT_TRIES = 10
-"""How often a tenant that is refused may be the first one: nobody else's health can be told then."""
+_MOST_IN_FLIGHT = 50
 
 
 class Client(Protocol):
@@ -122,11 +122,13 @@ class Courier:
         progress: asyncio.Event,
         on_rejected: OnRejected = "split",
         probe: Callable[[], Request] | None = None,
+        most_in_flight: int = _MOST_IN_FLIGHT,
     ) -> None:
         """After `stopping` is set nothing is tried again; `progress` is told of everything that gets through or fails.
 
         `probe` makes a request that a receiver in order takes; without one a 500 is never the data's, and a 401 always.
         """
+        self._slots = asyncio.Semaphore(most_in_flight)
         self._name = name
         self._client = client
         self._observer = observer
@@ -139,6 +141,8 @@ class Courier:
         self._trying = self._turn = self._passed_turn = 0
         self._failing: dict[int, int] = {}
         """Requests in hand that failed, and when they first did."""
+        self._failing_of: Counter[str] = Counter()
+        """The same by tenant."""
         self._tenants = "", ""
         """The last two of which something was taken."""
         self.troubled = False
@@ -153,6 +157,10 @@ class Courier:
         """Whether nothing gets through: everything in hand is being tried again, and nothing has passed since."""
         failing = self._failing.values()
         return 0 < self._trying == len(failing) and self._passed_turn < max(failing)
+
+    def in_trouble(self, tenant: str) -> bool:
+        """Whether something of this tenant is being tried again."""
+        return tenant in self._failing_of
 
     async def look_around(self) -> None:
         """Find out whether something gets through: what is in hand may be in trouble alone."""
@@ -174,7 +182,7 @@ class Courier:
     async def judge(self, outcome: Outcome, tries: int, tenant: str) -> Outcome:
         """What an answer means that may be the data's, the tenant's or the target's fault, after so many tries."""
         if isinstance(outcome, Rejected):
-            return await self._judge_refusal(outcome, tries, tenant)
+            return await self._judge_refusal(outcome, tenant)
         if tries < _DOUBTFUL_TRIES:
             return outcome
         return await self._judge(outcome, tenant)
@@ -187,7 +195,7 @@ class Courier:
             return outcome
         return Rejected(_DOUBTFUL, outcome.words)
 
-    async def _judge_refusal(self, rejected: Rejected, tries: int, tenant: str) -> Outcome:
+    async def _judge_refusal(self, rejected: Rejected, tenant: str) -> Outcome:
         """Tell whom a 401, 404 or the like concerns: what a target refuses to everybody waits until it does not."""
         if not rejected.concerns_all or not self._splits or not self._probe:
             return rejected
@@ -197,7 +205,7 @@ class Courier:
         if await self._takes(tenant):
             return replace(rejected, of_data=True)
         newest, before = self._tenants
-        if tenant and (tries >= _TENANT_TRIES or await self._takes(before if newest == tenant else newest)):
+        if tenant and await self._takes(before if newest == tenant else newest):
             return rejected
         return later
 
@@ -209,9 +217,10 @@ class Courier:
 
     async def post(self, request: Posted, attempt: int) -> Outcome:
         """Send something once."""
-        started_s = self._pace.clock_s()
-        outcome = await self._client.send(request.block, attempt, request.tenant)
-        latency_s = self._pace.clock_s() - started_s
+        async with self._slots:
+            started_s = self._pace.clock_s()
+            outcome = await self._client.send(request.block, attempt, request.tenant)
+            latency_s = self._pace.clock_s() - started_s
         self._observer.request_finished(self._name, outcome.status, latency_s)
         self.troubled = isinstance(outcome, RetryLater)
         if isinstance(outcome, Delivered):
@@ -234,7 +243,7 @@ class Courier:
         self, request: Request, rejected: Rejected, maybe_stored: bool, doubt: _Doubt
     ) -> tuple[Refusal, ...] | None:
         if not self._splits:
-            return (self._refuse(None, 0, request.samples, rejected, maybe_stored),)
+            return (self._refuse(None, range(request.samples), rejected, request.tenant, maybe_stored=maybe_stored),)
         fields, tenant = request.fields(), request.tenant
         if len(fields) == 1 or rejected.concerns_all:
             every = range(len(fields))
@@ -268,9 +277,11 @@ class Courier:
             if sent is None:
                 return None
             if isinstance(sent[0], Delivered):
-                self._log.warning("remote_write_exemplars_refused", status=rejected.status, words=rejected.words)
+                self._log.warning(
+                    "remote_write_exemplars_refused", status=rejected.status, words=rejected.words, **_of(tenant)
+                )
                 return ()
-        return (self._refuse(fields, part.start, part.stop, rejected, maybe_stored),)
+        return (self._refuse(fields, part, rejected, tenant, maybe_stored=maybe_stored),)
 
     async def _send(self, request: Request, doubt: _Doubt) -> tuple[Delivered | Rejected, bool] | None:
         """Send until there is a clear answer, and tell whether a try before had none; None when it was to stop."""
@@ -284,7 +295,7 @@ class Courier:
                 outcome = await self.post(request, failures)
                 doubtful = doubtful + 1 if outcome.status == _DOUBTFUL else 0
                 if isinstance(outcome, Rejected):
-                    outcome = await self._judge_refusal(outcome, failures + 1, request.tenant)
+                    outcome = await self._judge_refusal(outcome, request.tenant)
                 elif doubtful and self._is_time_to_judge(request, doubtful, doubt):
                     outcome = await self._judge(outcome, request.tenant)
                 if not isinstance(outcome, RetryLater):
@@ -293,12 +304,14 @@ class Courier:
                 if failures == 1:
                     self._turn += 1
                     self._failing[turn] = self._turn
+                    self._failing_of[request.tenant] += 1
                 self._progress.set()
                 maybe_stored = maybe_stored or outcome.maybe_stored
                 await self._pause(outcome, failures, request)
         finally:
             self._trying -= 1
-            self._failing.pop(turn, None)
+            if self._failing.pop(turn, None) is not None:
+                self._failing_of -= Counter((request.tenant,))
         return None
 
     def _is_time_to_judge(self, request: Request, doubtful: int, doubt: _Doubt) -> bool:
@@ -310,25 +323,26 @@ class Courier:
 
     async def _pause(self, outcome: RetryLater, failures: int, request: Request) -> None:
         wait_s = self._pace.delay_s(failures, outcome.after_s)
-        self.log_retry(outcome, failures, wait_s, request.samples)
+        self.log_retry(outcome, failures, wait_s, request)
         await self._pace.sleep(wait_s)
         if not self._stopping.is_set():
             self._observer.retried(self._name, request.samples)
 
     def _refuse(
-        self, fields: list[bytes] | None, start: int, stop: int, rejected: Rejected, maybe_stored: bool
+        self, fields: list[bytes] | None, part: range, rejected: Rejected, tenant: str, *, maybe_stored: bool
     ) -> Refusal:
         self._log.error(
             "remote_write_rejected",
             status=rejected.status,
             words=rejected.words,
-            samples=stop - start,
+            samples=len(part),
+            **_of(tenant),
             result="these samples are dropped for this target" if fields is None else "kept as dead letters",
         )
-        kept = None if fields is None else tuple(fields[start:stop])
-        return Refusal(start, stop, rejected.status, rejected.words, maybe_stored, kept)
+        kept = None if fields is None else tuple(fields[part.start : part.stop])
+        return Refusal(part.start, part.stop, rejected.status, rejected.words, maybe_stored, kept)
 
-    def log_retry(self, outcome: RetryLater, attempt: int, wait_s: float, samples: int) -> None:
+    def log_retry(self, outcome: RetryLater, attempt: int, wait_s: float, request: Posted) -> None:
         """Tell that something is sent again later."""
         self._told = True
         tell = self._log.error if outcome.is_refusal else self._log.warning
@@ -338,8 +352,14 @@ class Courier:
             words=outcome.words,
             attempt=attempt,
             retry_in_s=round(wait_s, 3),
-            samples=samples,
+            samples=request.samples,
+            **_of(request.tenant),
         )
+
+
+def _of(tenant: str) -> dict[str, str]:
+    """What a log line says of whose samples these are."""
+    return {"tenant": tenant} if tenant else {}
 
 
 def _is_decided(search: Bisection, rejected: Rejected) -> bool:

@@ -1,6 +1,6 @@
 """How many requests a target has in flight: as many as are made ready during one round trip. Pure.
 
-Owns the decision; when it may take effect, so that the order of a series holds, is the shards' business.
+Owns the decision; when it may take effect, so that the order of a series holds, is the lanes' business.
 """
 
 from math import ceil

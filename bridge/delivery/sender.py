@@ -1,28 +1,29 @@
 """One target's way through the journal: read, pack, hand over, confirm, move on.
 
-Owns what is read when, how many requests are in flight, and the turn of the repeats. What is sent how is the courier's
-business, the order of a series the shards', how far the cursor may go the window's. Reading and writing the journal,
-HTTP and metrics are given in.
+Owns what is read when, and how many requests are in flight. What is sent how is the courier's business, what each
+tenant has in hand the lanes', the order of a series the shards', how far the cursor may go the window's. Reading and
+writing the journal, HTTP and metrics are given in.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, backoff_s
 from bridge.delivery.batch import Request
 from bridge.delivery.confirmations import Confirm, Confirmations
-from bridge.delivery.courier import Client, Courier, Observer, OnRejected, Pace, Posted
-from bridge.delivery.outcome import Rejected, RetryLater
+from bridge.delivery.courier import Client, Courier, Observer, OnRejected, Pace
+from bridge.delivery.first_of import first_of
+from bridge.delivery.lanes import Lanes
+from bridge.delivery.repeats import Hold, Repeats
 from bridge.delivery.rewrite import TargetRules, prepare
 from bridge.delivery.scaling import average, wanted_shards
-from bridge.delivery.shards import Shards
 from bridge.delivery.throttle import ThrottledLog
 from bridge.delivery.window import Refusal, Window
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry
-from bridge.reasons import DAMAGED, refusal_reason
+from bridge.reasons import DAMAGED, JOURNAL_FULL
 
 GATHER_S = 0.05
 """A request that was not full is followed by the next one no sooner: a request costs as much as several pushes."""
@@ -32,6 +33,8 @@ _TURNS = 12
 """Turns of the loop between two pieces: pushes wait for some before they are written, not for as many pieces."""
 _DROPPING_S = 0.005
 _FAILURES_BEFORE_A_LOOK = 5
+_PATIENCE_S = 0.25
+"""So long all tenants wait for one that has all in hand that it may have."""
 _CALM_S = 10.0
 """So long after the last backlog the shards for it are given up."""
 MAX_ROWS = 50_000
@@ -72,21 +75,6 @@ class Reader(Protocol):
         ...
 
 
-class Hold(Protocol):
-    """What is repeated for this target (`bridge.hold`)."""
-
-    def request(self, cursor: int, *, drained: bool) -> Posted | None:
-        """Return what is to be sent now, the same again until `sent`; None when nothing is due.
-
-        `drained` says that the journal has nothing behind `cursor`.
-        """
-        ...
-
-    def sent(self) -> None:
-        """Go on behind the newest request."""
-        ...
-
-
 class Sender:
     """Delivers the journal to one target, in order, until stopped."""
 
@@ -121,8 +109,6 @@ class Sender:
         self._reader = reader
         self._hand_out = hand_out
         self._wait_for_work = wait_for_work
-        self._hold = hold
-        self._held_failures, self._next_repeat_s = 0, 0.0
         self._observer = observer
         self._clock_s, self._sleep, self._random_01 = clock_s, sleep, random_01
         self._seq, self._next_read_s, self._unsent = cursor, 0.0, 0
@@ -133,9 +119,19 @@ class Sender:
         self._log = ThrottledLog(name, url, clock_s)
         self._window = Window(sent_before)
         self._courier = self._make_courier(client, probe)
-        self._shards = self._make_shards()
+        self._has_tenants = self._options.rules.tenant_of is not None
+        self._lanes = self._make_lanes()
         self._confirmations = Confirmations(
             name, cursor, confirm, self._journal_failed, clock_s=clock_s, pause=self._sleep_unless_stopped
+        )
+        self._repeats = Repeats(
+            name,
+            hold,
+            self._courier,
+            observer,
+            self._pace,
+            has=self._has_all,
+            lags=self._lags if self._has_tenants else None,
         )
 
     def _make_courier(self, client: Client, probe: Callable[[], Request] | None) -> Courier:
@@ -153,11 +149,12 @@ class Sender:
             progress=self._progress,
             on_rejected=options.on_rejected,
             probe=probe,
+            most_in_flight=options.max_shards,
         )
 
-    def _make_shards(self) -> Shards:
+    def _make_lanes(self) -> Lanes:
         options = self._options
-        return Shards(
+        return Lanes(
             self._courier.settle,
             self._settled,
             number=options.min_shards,
@@ -165,6 +162,8 @@ class Sender:
             max_body_bytes=options.max_body_bytes,
             capacity=options.capacity,
             progress=self._progress,
+            has_tenants=self._has_tenants,
+            is_settled=self._window.is_settled,
         )
 
     async def run(self) -> None:
@@ -176,9 +175,9 @@ class Sender:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._confirmations.run())
-            self._shards.start(group)
+            self._lanes.start(group)
             await self._deliver()
-            await self._shards.finish()
+            await self._lanes.finish()
             self._confirmations.close()
 
     def stop(self) -> None:
@@ -188,11 +187,12 @@ class Sender:
     async def _deliver(self) -> None:
         while not self._stopping.is_set():
             await self._confirmations.room()
+            await self._take_back()
             if self._blocked:
                 await self._unless_stopped(self._make_room())
                 continue
-            if self._shards.number > self._options.min_shards and self._clock_s() > self._calm_since_s + _CALM_S:
-                await self._unless_stopped(self._shards.resize(self._options.min_shards))
+            if self._lanes.number > self._options.min_shards and self._clock_s() > self._calm_since_s + _CALM_S:
+                await self._unless_stopped(self._lanes.resize(self._options.min_shards))
                 continue
             await self._repeat(drained=False)
             await self._read_next()
@@ -206,43 +206,38 @@ class Sender:
             self._confirmations.add(settled)
 
     async def _repeat(self, *, drained: bool) -> bool:
-        """Send the next repeats that are due; False when there are none.
+        return not self._stopping.is_set() and await self._repeats.send_next(drained=drained)
 
-        One try: what failed is tried later, with what the groups are by then, and the journal does not wait for it.
-        Rows in flight do no harm: they are of groups that are left out, because these rows are newer than the point.
-        """
-        if self._stopping.is_set() or self._clock_s() < self._next_repeat_s:
-            return False
-        # What is not confirmed may be sent again after a crash, and would then follow the repeats.
-        request = self._hold.request(self._confirmations.confirmed_seq, drained=drained)
-        if request is None:
-            return False
-        if not request.samples:
-            # The target's rules dropped what was looked at; there may be much of it.
-            self._hold.sent()
-            await asyncio.sleep(0)
+    def _has_all(self, tenant: str, seq: int) -> bool:
+        # What is not confirmed may be sent again after a crash, and would then follow the repeats. But of tenants one
+        # may have no confirmation for long, for the sake of another.
+        if self._confirmations.confirmed_seq >= seq:
             return True
-        answer = await self._courier.post(request, self._held_failures)
-        outcome = await self._courier.judge(answer, self._held_failures + 1, request.tenant)
-        if isinstance(outcome, RetryLater):
-            self._held_failures += 1
-            wait_s = self._pace.delay_s(self._held_failures, outcome.after_s)
-            self._courier.log_retry(outcome, self._held_failures, wait_s, request.samples)
-            self._next_repeat_s = self._clock_s() + wait_s
-            if isinstance(answer, RetryLater) and answer.after_s is not None:
-                await self._sleep_unless_stopped(wait_s)
-            return True
-        refused = 0
-        if isinstance(outcome, Rejected):
-            one = Request(request.block, request.samples, request.tenant)
-            for refusal in await self._courier.find_refused(one, outcome) or ():
-                refused += refusal.stop - refusal.start
-                self._observer.repeated(self._name, refusal_reason(refusal.status), refusal.stop - refusal.start)
-        self._held_failures, self._next_repeat_s = 0, 0.0
-        self._hold.sent()
-        if refused < request.samples:
-            self._observer.repeated(self._name, "", request.samples - refused)
-        return True
+        return self._has_tenants and self._seq >= seq and self._lanes.has_passed(tenant, seq)
+
+    def _lags(self, tenant: str) -> bool:
+        return self._courier.in_trouble(tenant) or self._lanes.lags(tenant)
+
+    async def _take_back(self) -> None:
+        """Read some rows again that were left in the journal while their tenant was in trouble."""
+        oldest_ms = self._oldest_ms()
+        taken = 0
+        while taken < PIECE_SAMPLES and (left := self._lanes.next_left()) is not None:
+            try:
+                entries = self._reader.read(left.seq - 1, 1, 1)
+            except JournalUnavailableError as error:
+                await self._unless_stopped(self._journal_failed("read", 1, error))
+                return
+            self._lanes.take_back(left)
+            if entries and entries[0].seq == left.seq:
+                self._take(entries[0], oldest_ms, self._window.reopen)
+            else:
+                self._window.reopen(left.seq, 0, {JOURNAL_FULL: left.samples})
+            taken += max(left.samples, 1)
+        if taken:
+            self._unsent += taken
+            self._confirm()
+            await self._give_way()
 
     async def _read_next(self) -> None:
         """Take what comes next, or wait for it, for a broken disk or for `stop`."""
@@ -250,6 +245,8 @@ class Sender:
         # back only after a switch interval (5 ms) while the loop is busy: 2000 rows would take seconds. Here they
         # take a few milliseconds, the limits bound each read, and a request comes between any two of them.
         while (wait_s := self._next_read_s - self._clock_s()) > 0:
+            if self._lanes.next_left() is not None:
+                return
             if not await self._repeat(drained=False):
                 await self._sleep_unless_stopped(wait_s)
         started_s = self._clock_s()
@@ -270,13 +267,22 @@ class Sender:
             taken += self._take_all(entries)
         one_s = (self._clock_s() - started_s) * self._options.max_samples_per_send / taken
         self._prepare_s = average(self._prepare_s, one_s)
+        await self._give_way()
+
+    async def _give_way(self) -> None:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
+    def _oldest_ms(self) -> int | None:
+        return self._options.oldest_ms() if self._options.oldest_ms is not None else None
+
     def _take_all(self, entries: Sequence[Entry]) -> int:
-        oldest_ms = self._options.oldest_ms() if self._options.oldest_ms is not None else None
+        oldest_ms, tenant_of = self._oldest_ms(), self._options.rules.tenant_of
         for entry in entries:
-            self._take(entry, oldest_ms)
+            if tenant_of and entry.samples and self._lanes.leave(tenant_of(entry.group), entry.seq, entry.samples):
+                self._window.open(entry.seq, entry.samples, {})
+            else:
+                self._take(entry, oldest_ms, self._window.open)
         self._seq = entries[-1].seq
         self._confirm()
         samples = sum(entry.samples for entry in entries)
@@ -290,69 +296,87 @@ class Sender:
         if not self._unsent:
             await self._wait_for_rows()
             return
-        self._shards.flush()
+        self._lanes.flush()
         if self._unsent < self._options.max_samples_per_send:
             self._next_read_s = self._clock_s() + GATHER_S
         self._unsent = 0
 
-    def _take(self, entry: Entry, oldest_ms: int | None) -> None:
+    def _take(self, entry: Entry, oldest_ms: int | None, note: Callable[[int, int, Mapping[str, int]], None]) -> None:
+        """Have a row sent, and `note` how many of its samples are, and why others are not."""
         row = prepare(entry, self._options.rules, oldest_ms)
         if row is not None:
             try:
                 if row.samples:
-                    self._shards.put(entry.group, entry.seq, row)
-                self._window.open(entry.seq, row.samples, row.dropped)
+                    self._lanes.put(entry.group, entry.seq, row)
+                note(entry.seq, row.samples, row.dropped)
             except ValueError:
                 pass
             else:
                 return
         self._log.error("journal_entries_damaged", last_seq=entry.seq, samples=entry.samples)
-        self._window.open(entry.seq, 0, {DAMAGED: entry.samples})
+        note(entry.seq, 0, {DAMAGED: entry.samples})
 
     @property
     def _blocked(self) -> bool:
-        # What is read while nothing gets through could not be dropped any more when the journal is full.
-        return self._shards.full or self._courier.stuck or len(self._window) >= MAX_ROWS
+        return self._lanes.full or self._stuck or len(self._window) >= MAX_ROWS
+
+    @property
+    def _stuck(self) -> bool:
+        # What is read while nothing gets through could not be dropped any more when the journal is full. One tenant's
+        # trouble says nothing of another, whose rows may be the next; most are left in the journal then.
+        return self._courier.stuck and not self._has_tenants
 
     async def _make_room(self) -> None:
         """Wait until more may be read, and have more shards when that is what is missing."""
-        full, failures = self._shards.full, 0
-        while self._blocked:
+        full, failures, since_s = self._lanes.full, 0, self._clock_s()
+        while self._blocked and self._lanes.next_left() is None:
             # Others may still join what is not full yet, so it is sent only where it has waited for long.
-            if self._shards.at_rest:
-                self._shards.flush()
-            elif self._courier.stuck or self._clock_s() >= self._flushed_s + self._options.batch_send_deadline_s:
+            if self._lanes.at_rest:
+                self._lanes.flush()
+            elif self._stuck or self._clock_s() >= self._flushed_s + self._options.batch_send_deadline_s:
                 self._flushed_s = self._clock_s()
-                self._shards.flush_idle()
-            self._progress.clear()
-            await self._progress.wait()
-            failures = failures + 1 if self._courier.stuck else 0
+                self._lanes.flush_idle()
+            await self._next_progress()
+            if self._clock_s() >= since_s + _PATIENCE_S:
+                self._lanes.wait_no_longer()
+            failures = failures + 1 if self._stuck else 0
             if failures == _FAILURES_BEFORE_A_LOOK:
                 failures = 0
                 await self._courier.look_around()
         self._calm_since_s = self._clock_s()
         self._latency_s = average(self._latency_s, self._courier.latency_s)
-        options, now = self._options, self._shards.number
+        options, now = self._options, self._lanes.number
         wanted = wanted_shards(now, self._latency_s, self._prepare_s, options.min_shards, options.max_shards)
         if full and wanted != now and not self._courier.troubled:
-            await self._shards.resize(wanted)
+            await self._lanes.resize(wanted)
 
     async def _wait_for_rows(self) -> None:
         """Return when there may be rows, or a repeat that can be sent."""
-        if self._window or self._confirmations.waits:
-            await self._unless_stopped(self._all_confirmed(), self._wait_for_work(self._seq))
+        under_way = bool(self._window) or self._confirmations.waits
+        if await self._repeat(drained=not under_way):
             return
-        if await self._repeat(drained=True):
+        if under_way:
+            waits = self._all_confirmed(), self._wait_for_work(self._seq)
+            await self._unless_stopped(*waits, *([self._some_left()] if self._has_tenants else []))
             return
-        if (pause_s := self._next_repeat_s - self._clock_s()) > 0:
+        if (pause_s := self._repeats.pause_s) > 0:
             # There is something new to repeat, but not yet: waiting for it would return at once.
             await self._sleep_unless_stopped(min(pause_s, GATHER_S))
         else:
             await self._unless_stopped(self._wait_for_work(self._seq))
 
     async def _all_confirmed(self) -> None:
-        await self._shards.emptied()
+        await self._lanes.emptied()
         await self._confirmations.all_confirmed()
+
+    async def _next_progress(self) -> None:
+        self._progress.clear()
+        await first_of(self._progress.wait(), *([self._sleep(_PATIENCE_S)] if self._has_tenants else []))
+
+    async def _some_left(self) -> None:
+        while self._lanes.next_left() is None:
+            self._progress.clear()
+            await self._progress.wait()
 
     async def _journal_failed(self, action: str, attempt: int, error: Exception) -> None:
         """Log that the journal could not be used and wait before the next try."""
@@ -362,18 +386,6 @@ class Sender:
     async def _sleep_unless_stopped(self, seconds: float) -> None:
         await self._unless_stopped(self._sleep(seconds))
 
-    async def _unless_stopped(self, *waiting: Coroutine[None, None, None]) -> None:
+    async def _unless_stopped(self, *waiting: Coroutine[None, None, object]) -> None:
         """Await the first of several things, but no longer than until `stop`."""
-        tasks = [asyncio.create_task(one) for one in (*waiting, self._until_stopped())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-
-    async def _until_stopped(self) -> None:
-        await self._stopping.wait()
+        await first_of(*waiting, self._stopping.wait())

@@ -1,15 +1,17 @@
-"""Several requests in flight, and the order of every series kept: a group's rows go through one queue at a time.
+"""Several requests of a tenant in flight, and the order of every series: a group's rows go through one queue at a time.
 
 A group that has nothing under way goes where there is least to do: a backlog takes as long as the longest queue. Owns
-the queues, how much may wait in them, and the change of their number. What is sent how is the courier's
-business, what becomes of the rows the window's.
+the queues and the change of their number. How many tenants there are is the lanes' business, what is sent how the
+courier's, what becomes of the rows the window's.
 """
 
 import asyncio
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import NamedTuple
 
 from bridge.delivery.batch import Packer, Request, separate
 from bridge.delivery.rewrite import Row
@@ -28,16 +30,11 @@ Settle = Callable[[Request], Coroutine[None, None, Sequence[Refusal] | None]]
 @dataclass(slots=True)
 class _Shard:
     packer: Packer
-    queue: "asyncio.Queue[Request | None]" = field(default_factory=asyncio.Queue)
-    left: int = 0
-    """Requests that wait or are in flight."""
+    queue: deque[Request] = field(default_factory=deque)
+    busy: bool = False
+    """Whether a request is in flight, or one that the sender's end left behind."""
     samples: int = 0
     """Taken and not settled."""
-
-    def put(self, requests: Sequence[Request]) -> None:
-        self.left += len(requests)
-        for request in requests:
-            self.queue.put_nowait(request)
 
 
 @dataclass(slots=True)
@@ -47,53 +44,40 @@ class _Place:
     """Of the group, taken and not settled."""
 
 
+class Ways(NamedTuple):
+    """Where requests go, and what the shards of all tenants share."""
+
+    settle: Settle
+    """Gives None when the sender is to stop."""
+    settled: Callable[[Request, Sequence[Refusal]], None]
+    """Is told of every other end, as `progress` is."""
+    progress: asyncio.Event
+    start: Callable[[Coroutine[None, None, None]], object]
+    """Runs something beside all else."""
+    gate: asyncio.Lock
+
+
 class Shards:
-    """The queues of one target, each with one request in flight."""
+    """The queues of one tenant, each with one request in flight."""
 
-    def __init__(
-        self,
-        settle: Settle,
-        settled: Callable[[Request, Sequence[Refusal]], None],
-        *,
-        number: int,
-        max_samples: int,
-        max_body_bytes: int,
-        capacity: int,
-        progress: asyncio.Event,
-    ) -> None:
-        """`settle` gives None when the sender is to stop; `settled` and `progress` are told of every other end.
-
-        `capacity` bounds the samples of each shard that are taken and not settled.
-        """
-        self._settle = settle
-        self._settled = settled
+    def __init__(self, ways: Ways, number: int, *, max_samples: int, max_body_bytes: int) -> None:
+        """Begin with so many, each of which sends requests within the limits."""
+        self._ways = ways
         self._limits = max_samples, max_body_bytes
-        self._capacity = max(capacity, max_samples)
         self._shards: list[_Shard] = []
-        self._active = number
-        self._taken = 0
+        self._active = 0
+        self.taken = 0
+        """Samples that are taken and not settled."""
         self._places: dict[bytes, _Place] = {}
         """Where the groups are that have something under way."""
-        self._progress = progress
         self._suspects: dict[bytes, int] = {}
         """Groups of which something was refused lately, and how many rows still have to pass."""
-        self._running: list[asyncio.Task[None]] = []
-        self._gate = asyncio.Lock()
+        self.resize(number)
 
     @property
-    def number(self) -> int:
-        """How many there are."""
-        return self._active
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything taken is settled."""
-        return self._taken == 0
-
-    def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin to send, in tasks of this group."""
-        self._tasks = tasks
-        self._grow()
+    def forgettable(self) -> bool:
+        """Whether nothing is under way, and nothing is to be kept in mind."""
+        return self.taken == 0 and self.at_rest and not self._suspects
 
     def put(self, group: bytes, seq: int, row: Row) -> None:
         """Take a row; it is sent when a request is full, or with `flush`.
@@ -106,8 +90,8 @@ class Shards:
         self._places[group] = place
         place.samples += row.samples
         shard.samples += row.samples
-        self._taken += row.samples
-        shard.put(requests)
+        self.taken += row.samples
+        self._send(shard, requests)
 
     def _least_busy(self) -> _Shard:
         return min(self._shards[: self._active], key=_samples) if self._active > 1 else self._shards[0]
@@ -115,68 +99,54 @@ class Shards:
     def flush(self) -> None:
         """Send what is there, full or not."""
         for shard in self._shards:
-            shard.put(shard.packer.flush())
+            self._send(shard, shard.packer.flush())
 
     def flush_idle(self) -> None:
         """Send what is there in shards that have nothing to do."""
         for shard in self._shards:
-            if not shard.left:
-                shard.put(shard.packer.flush())
+            if not shard.busy:
+                self._send(shard, shard.packer.flush())
 
     @property
     def at_rest(self) -> bool:
         """Whether no shard has anything to do."""
-        return not any(shard.left for shard in self._shards)
+        return not any(shard.busy for shard in self._shards)
 
-    @property
-    def full(self) -> bool:
-        """Whether no more may be taken."""
-        return self._taken >= self._active * self._capacity
-
-    async def emptied(self) -> None:
-        """Send what is there and return when all of it is settled."""
-        self.flush()
-        while not self.idle:
-            self._progress.clear()
-            await self._progress.wait()
-
-    async def resize(self, number: int) -> None:
-        """Have another number, once all is settled: otherwise a group's rows would be in two queues."""
-        await self.emptied()
+    def resize(self, number: int) -> None:
+        """Have another number for groups that have nothing under way; the others stay where they are."""
         self._active = number
-        self._grow()
+        while len(self._shards) < number:
+            self._shards.append(_Shard(Packer(*self._limits)))
 
-    async def finish(self) -> None:
-        """Let what is in flight end and send no more."""
+    def clear(self) -> None:
+        """Begin no request that waits."""
         for shard in self._shards:
-            while not shard.queue.empty():
-                shard.queue.get_nowait()
-            shard.queue.put_nowait(None)
-        await asyncio.gather(*self._running)
+            shard.queue.clear()
 
-    def _grow(self) -> None:
-        while len(self._shards) < self._active:
-            shard = _Shard(Packer(*self._limits))
-            self._shards.append(shard)
-            self._running.append(self._tasks.create_task(self._run(shard)))
+    def _send(self, shard: _Shard, requests: Sequence[Request]) -> None:
+        shard.queue.extend(requests)
+        if requests and not shard.busy:
+            shard.busy = True
+            self._ways.start(self._run(shard))
 
     async def _run(self, shard: _Shard) -> None:
-        while (request := await shard.queue.get()) is not None:
+        while shard.queue:
+            request = shard.queue.popleft()
             for part in separate(request, self._suspects) if self._suspects else (request,):
                 await self._turn()
-                refusals = await self._settle(part)
+                refusals = await self._ways.settle(part)
                 if refusals is None:
                     return
                 self._leave(shard, part)
-                self._settled(part, refusals)
                 if refusals or self._suspects:
                     self._watch(part, refusals)
-                self._progress.set()
-            shard.left -= 1
-            self._progress.set()
+                self._ways.settled(part, refusals)
+                self._ways.progress.set()
+        shard.busy = False
+        self._ways.progress.set()
 
     def _leave(self, shard: _Shard, request: Request) -> None:
-        self._taken -= request.samples
+        self.taken -= request.samples
         shard.samples -= request.samples
         for share in request.shares:
             place = self._places.get(share.group)
@@ -191,7 +161,7 @@ class Shards:
 
         Those that began together are answered together, and pushes would wait until all of them have gone on.
         """
-        async with self._gate:
+        async with self._ways.gate:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
 

@@ -59,6 +59,16 @@ class Window:
         self._rows.append(row)
         self._by_seq[seq] = row
 
+    def reopen(self, seq: int, samples: int, dropped: Mapping[str, int]) -> None:
+        """Know better what becomes of a row of which nothing was sent."""
+        row = self._by_seq[seq]
+        row.left, row.dropped = samples, dropped
+
+    def is_settled(self, seq: int) -> bool:
+        """Whether nothing of a row that was opened is under way."""
+        row = self._by_seq.get(seq)
+        return row is None or row.left == 0
+
     def settle(self, request: Request, refusals: Sequence[Refusal] = ()) -> None:
         """Note the end of a request: everything in it is delivered but for the refusals, which are in order."""
         start = at = 0

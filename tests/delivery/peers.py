@@ -14,8 +14,9 @@ from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.delivery.batch import Request
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.courier import OnRejected
+from bridge.delivery.repeats import Hold, Turn
 from bridge.delivery.rewrite import TargetRules
-from bridge.delivery.sender import Hold, Options, Sender
+from bridge.delivery.sender import Options, Sender
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry, Settled
 from bridge.wire import snappy_block
@@ -201,7 +202,7 @@ class Seen:
 class NothingHeld:
     """No group is repeated."""
 
-    def request(self, cursor: int, *, drained: bool) -> None:
+    def request(self, _turn: Callable[[str, int], Turn]) -> None:
         """Give nothing."""
 
     def sent(self) -> None:

@@ -93,7 +93,7 @@ async def test_shards_come_with_a_backlog_and_go_with_it() -> None:
     async with gate.serving() as url, running(url, journal, clock=clock, options=options) as bench:
         await journal.confirmed_up_to(3000)
         assert 4 <= gate.most_in_flight <= 12
-        assert bench.sender._shards.number == 12
+        assert bench.sender._lanes.number == 12
         # A request holds many rows although there are so many shards.
         assert len(gate.stored) < 3000 / 10
         clock.offset_s = 60.0
@@ -101,7 +101,7 @@ async def test_shards_come_with_a_backlog_and_go_with_it() -> None:
         await journal.confirmed_up_to(3001)
         await journal.append(in_group(3002, "g1"))
         await journal.confirmed_up_to(3002)
-        assert bench.sender._shards.number == 1
+        assert bench.sender._lanes.number == 1
     assert journal.totals() == (3002, {})
 
 

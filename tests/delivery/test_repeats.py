@@ -1,12 +1,14 @@
 """Repeats between the requests of the journal: when they go out, and what becomes of those that fail."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
 from structlog.testing import capture_logs
 
 from bridge.delivery.batch import Request
+from bridge.delivery.repeats import Turn
 from tests.delivery.peers import Clock, Journal, Receiver, decode, entry, running, status
 
 
@@ -17,13 +19,13 @@ class Held:
     names: list[str]
     """One request each."""
     after_seq: int = 0
-    asked: list[tuple[int, bool]] = field(default_factory=list)
+    asked: list[Turn] = field(default_factory=list)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def request(self, cursor: int, *, drained: bool) -> Request | None:
+    def request(self, turn: Callable[[str, int], Turn]) -> Request | None:
         """Give the first that is left."""
-        self.asked.append((cursor, drained))
-        if not self.names or (cursor < self.after_seq and not drained):
+        self.asked.append(turn("", self.after_seq))
+        if not self.names or self.asked[-1] == "later":
             return None
         return Request(entry(60_000, self.names[0]).body, 1)
 
@@ -62,7 +64,7 @@ async def test_repeats_wait_for_confirmations() -> None:
         for _ in range(500):
             await asyncio.sleep(0)
         assert order(receiver) == ["a"]
-        assert {cursor for cursor, _ in held.asked} == {0}
+        assert set(held.asked) == {"later"}
         journal.confirming.set()
         await held.done.wait()
     assert order(receiver) == ["a", "r"]

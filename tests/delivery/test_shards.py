@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.delivery.batch import Request, Share, cut, separate
+from bridge.delivery.lanes import Lanes
 from bridge.delivery.rewrite import Row, TargetRules, prepare
-from bridge.delivery.shards import _CLEAN_ROWS, Shards
+from bridge.delivery.shards import _CLEAN_ROWS
 from bridge.delivery.window import Refusal
 from tests.delivery.peers import decode, entry
 
@@ -51,9 +52,9 @@ class Road:
 
 
 @asynccontextmanager
-async def shards_to(road: Road, number: int = 1, *, max_samples: int = 4, capacity: int = 100) -> AsyncIterator[Shards]:
+async def shards_to(road: Road, number: int = 1, *, max_samples: int = 4, capacity: int = 100) -> AsyncIterator[Lanes]:
     """Run shards."""
-    shards = Shards(
+    shards = Lanes(
         road.settle,
         road.note,
         number=number,
@@ -61,6 +62,8 @@ async def shards_to(road: Road, number: int = 1, *, max_samples: int = 4, capaci
         max_body_bytes=1 << 20,
         capacity=capacity,
         progress=asyncio.Event(),
+        has_tenants=False,
+        is_settled=lambda _: True,
     )
     async with asyncio.TaskGroup() as tasks:
         shards.start(tasks)
