@@ -200,13 +200,13 @@ DOUBTS = """\
 {file}:7: warning: remote_write.0.url: has no path; want for example /api/v1/push (Mimir, Cortex), \
 /api/v1/receive (Thanos) or /api/v1/write (Prometheus and others)
 {file}:8: warning: remote_write.0.basic_auth.username_file: cannot read {here}: Is a directory; \
-until it can be read nothing is sent to this target
+nothing is sent that needs it
 {file}:8: warning: remote_write.0.basic_auth.password_file: cannot read {here}/missing: No such file or directory; \
-until it can be read nothing is sent to this target
+nothing is sent that needs it
 {file}:11: warning: remote_write.1.http_headers.X-Key.files.1: cannot read {here}/latin: not UTF-8; \
-until it can be read nothing is sent to this target
+nothing is sent that needs it
 {file}:17: warning: remote_write.1.oauth2.tls_config.ca_file: cannot read {here}/missing: No such file or directory; \
-until it can be read nothing is sent to this target
+nothing is sent that needs it
 """
 
 

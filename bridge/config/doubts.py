@@ -41,7 +41,7 @@ def doubts(config: Config) -> Iterator[Doubt]:
             yield Doubt(("remote_write", at, *key.split(".")), words)
         for path, file in _files(target, ("remote_write", at)):
             if why := _unreadable(file):
-                yield Doubt(path, f"cannot read {file}: {why}; until it can be read nothing is sent to this target")
+                yield Doubt(path, f"cannot read {file}: {why}; nothing is sent that needs it")
     if not config.remote_write:
         yield Doubt(("remote_write",), _NO_TARGET, "note")
 
