@@ -13,8 +13,9 @@ $(VENV)/.installed: pyproject.toml
 servers:
 	@sh tests/blackbox/install_servers.sh
 
+# In a terminal the demo has its own process group, so that Ctrl-C ends it alone, and make with it calmly.
 demo: $(VENV)/.installed
-	$(BIN)/pushbridge demo
+	@[ ! -t 0 ] || set -m; $(BIN)/pushbridge demo || [ $$? -eq 130 ]
 
 # Most tests wait for servers, so several files run at a time, one on each core.
 test: $(VENV)/.installed servers

@@ -30,7 +30,7 @@ from bridge.restore import load_groups, load_ledger, load_schedule
 from bridge.settings import Settings
 from bridge.targets import Targets
 from bridge.telemetry import Telemetry
-from bridge.textfile.files import Files, check_directories
+from bridge.textfile.files import Files
 from bridge.textfile.intake import Intake
 from bridge.timekeeper import Timekeeper
 from bridge.web.dead_letters import DeadLetters
@@ -67,7 +67,6 @@ class Agent:
 
         `new_targets_since_ms` gives where they begin, None for now; `read` gives the configuration for a reload.
         """
-        check_directories(config)
         self._settings, self._now_ms = Settings(config), now_ms
         self._read, self._since_ms = read, new_targets_since_ms
         self.telemetry = Telemetry()
@@ -159,8 +158,7 @@ class Agent:
 
     async def run(self, started: Callable[[str], None] = lambda _url: None) -> None:
         """Serve and deliver until `stopping` is set, then end in order; returns when all is on disk."""
-        for target, key, words in self.config.warnings:
-            _log.warning("setting_not_as_in_prometheus", target=target, key=key, words=words)
+        self._settings.tell_doubts()
         committing = asyncio.create_task(self.committer.run())
         await self._files.take_spooled()
         listener = Listener(self._site)

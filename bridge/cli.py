@@ -23,7 +23,9 @@ from bridge.app import Agent, run_until_signal
 from bridge.browse.command import journal
 from bridge.browse.dead_letters import dead_letters
 from bridge.browse.options import moment, told_faults
-from bridge.config.file import Config, read
+from bridge.config.document import Document
+from bridge.config.doubts import doubts
+from bridge.config.file import Check, Config, load, read, read_text
 from bridge.config.sections import Log, Push, Storage, Web
 from bridge.config.units import split_address
 from bridge.demo import AGENT_ADDRESS, run_demo
@@ -32,7 +34,7 @@ from bridge.log import set_up as set_up_log
 from bridge.migration.command import import_groups
 from bridge.push import push
 from bridge.receiver import SampleStore, serve
-from bridge.textfile.files import check_directories
+from bridge.textfile.files import DIRECTORIES_ARE_THERE
 from bridge.wrapper.command import exec_
 
 _SECTIONS: dict[str, type[BaseModel]] = {"web": Web, "storage": Storage, "push": Push, "log": Log}
@@ -58,7 +60,11 @@ def _flag(section: str, key: str, field: FieldInfo) -> Callable[[Callable[..., A
 
 
 def read_config(
-    file: str | None, urls: tuple[str, ...], flags: dict[str, object], directories: tuple[str, ...] = ()
+    file: str | None,
+    urls: tuple[str, ...],
+    flags: dict[str, object],
+    directories: tuple[str, ...] = (),
+    checks: tuple[Check, ...] = (),
 ) -> Config:
     """Config from file and flags; raises ConfigError."""
     overrides: dict[str, dict[str, object]] = {}
@@ -70,7 +76,7 @@ def read_config(
         overrides["remote_write"] = {"targets": [{"url": url} for url in urls]}
     if directories:
         overrides["textfile"] = {"directories": [{"directory": directory} for directory in directories]}
-    return read(file, overrides)
+    return read(file, overrides, checks)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -119,7 +125,7 @@ def run(
 ) -> None:
     """Run the agent until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
     with told_faults():
-        config = read_config(file, urls, flags, directories)
+        config = read_config(file, urls, flags, directories, (DIRECTORIES_ARE_THERE,))
         set_up_log(config.log)
         uvloop.run(_run(config, since, lambda: read_config(file, urls, flags, directories)))
 
@@ -137,12 +143,18 @@ def _freeze(_url: str) -> None:
 @main.command("check-config")
 @click.argument("file")
 def check_config(file: str) -> None:
-    """Check a configuration file; exit 2 names every fault with its line."""
+    """Check a configuration file; exit 2 names every fault with its line.
+
+    What is accepted and hardly meant is a warning on stderr, with exit code 0.
+    """
     with told_faults():
-        config = read_config(file, (), {})
-        check_directories(config)
-    for target, key, words in config.warnings:
-        click.echo(f"{file}: warning: remote_write {target}: {key}: {words}", err=True)
+        text = read_text(file)
+        config = load(text, file, checks=(DIRECTORIES_ARE_THERE,))
+    document = Document(text, file)
+    for doubt in doubts(config):
+        click.echo(f"{document.at(doubt.path)}: {doubt.kind}: {doubt.key}: {doubt.words}", err=True)
+    if not document.sections:
+        click.echo(f"{file}: note: nothing is set, so the defaults hold", err=True)
     click.echo(f"{file}: ok")
 
 

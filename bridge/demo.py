@@ -26,7 +26,7 @@ _ANY_ADDRESS = "127.0.0.1:0"
 
 
 async def run_demo(seconds: float | None, say: Callable[[str], object], address: str | None = None) -> None:
-    """Run until Ctrl-C, SIGTERM or for `seconds`; `say` prints a line.
+    """Run until Ctrl-C, SIGTERM, the end of the terminal or for `seconds`; `say` prints a line.
 
     Raises ConfigError, also when the agent is to listen on an `address` that is taken.
     """
@@ -68,7 +68,7 @@ def _agent(directory: str, target: str, address: str | None) -> Agent:
 
 def _stop_on_signals(agent: Agent, seconds: float | None) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, agent.stopping.set)
     if seconds is not None:
         loop.call_later(seconds, agent.stopping.set)

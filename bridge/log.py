@@ -13,8 +13,8 @@ import structlog
 from bridge.config.sections import Log
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
-# LogfmtRenderer sees to line feeds itself.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\n")}
+# As JSON and logfmt's readers spell them. LogfmtRenderer sees to line feeds itself.
+_CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\n")}
 
 
 class _Stderr:
@@ -36,12 +36,16 @@ class _FromLibraries(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         fault = record.exc_info[1] if record.exc_info else None
         log = structlog.get_logger(record.name)
-        log.warning("library", logger=record.name, message=record.getMessage(), error=repr(fault) if fault else None)
+        error = f"{type(fault).__name__}: {fault}" if fault else None
+        log.warning("library", logger=record.name, message=record.getMessage(), error=error)
 
 
-def _escape_controls(_: object, __: str, event: Any) -> Any:
-    """A receiver's words must neither break a line nor reach the terminal as commands."""
-    return {key: value.translate(_CONTROLS) if isinstance(value, str) else value for key, value in event.items()}
+def _escape_controls(_: object, __: str, line: Any) -> Any:
+    """A receiver's words must neither break a line nor reach the terminal as commands.
+
+    Behind the renderer, which would escape the escapes.
+    """
+    return line.translate(_CONTROLS)
 
 
 def set_up(settings: Log) -> None:
@@ -52,7 +56,7 @@ def set_up(settings: Log) -> None:
         form: list[Any] = [structlog.processors.JSONRenderer()]
     else:
         order = ["ts", "level", "event"]
-        form = [_escape_controls, structlog.processors.LogfmtRenderer(key_order=order, drop_missing=True)]
+        form = [structlog.processors.LogfmtRenderer(key_order=order, drop_missing=True), _escape_controls]
     structlog.configure(
         processors=[*common, *form],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),

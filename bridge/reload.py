@@ -49,7 +49,8 @@ class Reloader:
                 config = self.read()
                 await self._add_cursors([target.target for target in config.remote_write])
             except (ConfigError, PushRefusedError) as error:
-                _log.error("reload_failed", error=str(error), result="the configuration in force stays")
+                for fault in str(error).splitlines():
+                    _log.error("reload_failed", error=fault, result="the configuration in force stays")
                 self.telemetry.reloaded(ok=False, at_ms=self.now_ms())
                 return str(error)
             await self._apply(config)
@@ -67,8 +68,7 @@ class Reloader:
         again = before.rules != now.rules or before.push.enable_utf8_names != now.push.enable_utf8_names
         await self.targets.apply(now.remote_write, again=again)
         await self._forget_cursors({target.target for target in now.remote_write})
-        for target, key, words in now.warnings:
-            _log.warning("setting_not_as_in_prometheus", target=target, key=key, words=words)
+        self.settings.tell_doubts()
         if waiting:
             _log.warning("restart_needed", keys=",".join(waiting), why="a reload does not change them")
         _log.info("reloaded", targets=len(self.targets))

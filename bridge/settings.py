@@ -4,6 +4,9 @@ Owns which settings wait for a restart, and the options of a push that follow fr
 is `bridge.config`'s business, the order of a reload `bridge.reload`'s.
 """
 
+import structlog
+
+from bridge.config.doubts import doubts
 from bridge.config.file import Config
 from bridge.config.remote_write import RemoteWrite
 from bridge.delivery.target import wants_version_2
@@ -12,6 +15,7 @@ from bridge.limits import LabelLimits
 from bridge.pipeline import PushOptions
 from bridge.rules import Rules
 
+_log = structlog.get_logger(__name__)
 _FIXED = {
     "global_": ("external_labels",),
     "web": ("listen_address", "external_url", "route_prefix"),
@@ -57,6 +61,12 @@ class Settings:
         self.rules.replace(config.rules)
         self._take(config.model_copy(update=kept))
         return waiting
+
+    def tell_doubts(self) -> None:
+        """Log what the configuration in force says and hardly means."""
+        for doubt in doubts(self.config):
+            tell = _log.warning if doubt.kind == "warning" else _log.info
+            tell("setting_in_doubt", key=doubt.key, words=doubt.words)
 
     def _take(self, config: Config) -> None:
         push, rules = config.push, self.rules

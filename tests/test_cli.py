@@ -161,6 +161,53 @@ remote_write:
   - url: http://one/write
   - url: ftp://two
 """
+MORE_BAD = """\
+textfile: [{directory: /nowhere/a},
+           {directory: /nowhere/b}]
+rules:
+  - match: {a-b: x, c: (}
+  - match: {job: x}
+    expect_every: 40d
+remote_write:
+  - url: http://one/
+    basic_auth: {username: a, username_file: b, password: c, password_file: d}
+  - url: http://two/
+    headers: {X-A: b}
+  - url: http://two/
+"""
+DOUBTFUL = """\
+rules:
+  - match: {job: a}
+  - match: {job: a, instance: b}
+  - match: {instance: .*}
+  - match: {job: b}
+remote_write:
+  - url: http://mimir:9009
+    basic_auth: {username_file: DIRECTORY, password_file: missing}
+  - url: http://mimir:9009/api/v1/push
+    http_headers:
+      X-Key: {files: [key, latin]}
+    oauth2:
+      client_id: a
+      client_secret_file: key
+      token_url: http://mimir/
+      tls_config:
+        ca_file: missing
+"""
+DOUBTS = """\
+{file}:3: warning: rules.1: never used: rules.0 matches all of its groups, and the first match wins
+{file}:5: warning: rules.3: never used: rules.2 matches all of its groups, and the first match wins
+{file}:7: warning: remote_write.0.url: has no path; want for example /api/v1/push (Mimir, Cortex), \
+/api/v1/receive (Thanos) or /api/v1/write (Prometheus and others)
+{file}:8: warning: remote_write.0.basic_auth.username_file: cannot read {here}: Is a directory; \
+nothing is sent that needs it
+{file}:8: warning: remote_write.0.basic_auth.password_file: cannot read {here}/missing: No such file or directory; \
+nothing is sent that needs it
+{file}:11: warning: remote_write.1.http_headers.X-Key.files.1: cannot read {here}/latin: not UTF-8; \
+nothing is sent that needs it
+{file}:17: warning: remote_write.1.oauth2.tls_config.ca_file: cannot read {here}/missing: No such file or directory; \
+nothing is sent that needs it
+"""
 
 
 @pytest.mark.parametrize(
@@ -174,6 +221,29 @@ remote_write:
                 "{file}:8: remote_write.1.url: not an http(s) URL: got 'ftp://two'",
             ],
             id="every fault with its line",
+        ),
+        pytest.param(
+            MORE_BAD,
+            [
+                "{file}:1: textfile.0.directory: want a directory, got /nowhere/a",
+                "{file}:2: textfile.1.directory: want a directory, got /nowhere/b",
+                "{file}:4: rules.0.match.a-b: not a label name: got 'a-b'",
+                "{file}:4: rules.0.match.c: not a regular expression: got '('",
+                "{file}:6: rules.1.expect_every: got 40d with its grace, want less than push.forget_after=30d",
+                "{file}:9: remote_write.0.basic_auth: at most one of username, username_file",
+                "{file}:9: remote_write.0.basic_auth: at most one of password, password_file",
+                "{file}:12: remote_write.2: two remote_write targets are called 'two/'; give each a name",
+            ],
+            id="faults in one place and between places",
+        ),
+        pytest.param(
+            "web:\n  listen_address: :1\n  listen_address: nine\nlog: {}\nlog: {}\n",
+            [
+                "{file}:3: not valid YAML: key listen_address stands twice",
+                "{file}:3: web.listen_address: not an address: got 'nine'",
+                "{file}:5: not valid YAML: key log stands twice",
+            ],
+            id="keys that stand twice",
         ),
         pytest.param("web: [1\n", ["{file}:2: not valid YAML"], id="no YAML"),
         pytest.param("- a\n", ["{file}: want a mapping"], id="no mapping"),
@@ -192,8 +262,8 @@ def test_a_bad_file_stops_the_start(
         file.write_bytes(text.encode() if isinstance(text, str) else text)
     answer = invoke(*start, str(file))
     assert (answer.exit_code, answer.stdout) == (2, "")
-    told = answer.stderr.removeprefix("pushbridge: ").splitlines()
-    assert len(told) == len(faults)
+    told = [line.removeprefix("pushbridge: ") for line in answer.stderr.splitlines()]
+    assert len(told) == len(faults), told
     for line, fault in zip(told, faults, strict=True):
         assert line.startswith(fault.format(file=file))
 
@@ -204,13 +274,47 @@ def test_a_directory_is_no_config_file(tmp_path: Path) -> None:
     assert (answer.exit_code, f"cannot read {tmp_path}" in answer.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "web: {listen_address: ':9091'}\nstorage:\n"])
-def test_a_good_file_is_told_so(tmp_path: Path, text: str) -> None:
-    """A file without fault gives one line and the exit code 0, also when it has nothing to say."""
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ("remote_write: [{url: 'http://a/api/v1/write'}]\nstorage:\n", []),
+        ("web: {listen_address: ':9091'}\nstorage:\n", ["no target: "]),
+        ("", ["no target: ", "nothing is set, so the defaults hold"]),
+        ("# nothing\n", ["no target: ", "nothing is set, so the defaults hold"]),
+    ],
+)
+def test_a_good_file_is_told_so(tmp_path: Path, text: str, notes: list[str]) -> None:
+    """A file without fault gives one line and the exit code 0; stderr says where samples go when that is nowhere."""
     file = tmp_path / "pushbridge.yml"
     file.write_text(text)
     answer = invoke("check-config", str(file))
-    assert (answer.exit_code, answer.output) == (0, f"{file}: ok\n")
+    assert (answer.exit_code, answer.stdout) == (0, f"{file}: ok\n")
+    for line, note in zip(answer.stderr.splitlines(), notes, strict=True):
+        assert line.startswith(f"{file}: note: ")
+        assert note in line
+
+
+def test_a_file_in_doubt_is_good(tmp_path: Path) -> None:
+    """What is accepted and hardly meant is told on stderr with its line, and the exit code is 0."""
+    file = tmp_path / "pushbridge.yml"
+    file.write_text(DOUBTFUL.replace("DIRECTORY", str(tmp_path)))
+    (tmp_path / "key").write_text("a key")
+    (tmp_path / "latin").write_bytes(b"\xff")
+    answer = invoke("check-config", str(file))
+    assert (answer.exit_code, answer.stdout) == (0, f"{file}: ok\n")
+    assert answer.stderr.splitlines() == DOUBTS.format(file=file, here=tmp_path).splitlines()
+
+
+def test_flags_do_not_hide_what_has_the_wrong_form(tmp_path: Path) -> None:
+    """A section that is a text is told as that, also where a flag adds to it."""
+    file = tmp_path / "pushbridge.yml"
+    file.write_text("web: x\nremote_write: y\n")
+    answer = invoke("run", f"--config.file={file}", "--web.listen-address=:1", "--remote-write.url=http://a/")
+    assert answer.exit_code == 2
+    assert answer.stderr.splitlines() == [
+        f"pushbridge: {file}:1: web: want a mapping, got a text",
+        f"pushbridge: {file}:2: remote_write: want a list, got a text",
+    ]
 
 
 async def push(site: Site, *arguments: str, body: str | bytes = "a 1\n") -> Result:

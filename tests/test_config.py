@@ -61,7 +61,7 @@ def test_defaults() -> None:
         ("remote_write:\n  - name: a\n", r"c.yml:2: remote_write.0.url: is missing"),
         ("remote_write:\n  - url: ftp://x\n", r"c.yml:2: remote_write.0.url: not an http\(s\) URL"),
         ("remote_write:\n  - url: http://x/\n  - url: http://x/\n", r"two remote_write targets are called 'x/'"),
-        ("remote_write:\n  - url: http://x/\n    headers:\n      Host: y\n", r"c.yml:3: .*Host is a reserved header"),
+        ("remote_write:\n  - url: http://x/\n    headers:\n      Host: y\n", r"c.yml:4: .*Host is a reserved header"),
         ("rules:\n  - match: {}\n    grace: 1h\n", r"c.yml:2: rules.0: grace needs expect_every"),
         ("rules:\n  - match: {}\n    expect_every: 0\n", r"c.yml:3: rules.0.expect_every: must be more than 0"),
         ("rules:\n  - match: {}\n    runs: {metric: a}\n", r"c.yml:3: unknown key rules.0.runs.metric"),
@@ -102,7 +102,7 @@ def test_defaults() -> None:
             "rules:\n  - match: {}\n    runs: {success_metric: job ok}\n",
             r"c.yml:3: rules.0.runs.success_metric: got 'job ok', want the name of a metric",
         ),
-        ('global:\n  external_labels: {a: "\\ud800"}\n', r"c.yml:2: global.external_labels: got .*want printable"),
+        ('global:\n  external_labels: {a: "\\ud800"}\n', r"c.yml:2: global.external_labels.a: got .*want printable"),
         ("textfile:\n  - directory: ''\n", r"c.yml:2: textfile.0.directory: got nothing, want a path"),
         ("textfile:\n  - directory: /x\n  - directory: /x\n", r"c.yml:3: textfile.1.directory: /x is given twice"),
         (

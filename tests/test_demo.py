@@ -1,8 +1,12 @@
 """The demo shows the whole way, and leaves nothing behind."""
 
+import asyncio
+import os
 import signal
 import socket
+import sys
 import tempfile
+from asyncio.subprocess import PIPE
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -10,9 +14,11 @@ import aiohttp
 import pytest
 
 from bridge.demo import run_demo
-from tests.test_cli import command, line_with
+from tests.test_cli import DEADLINE_S, command, line_with
 
 USUAL_PORT = 9091
+ROOT = Path(__file__).resolve().parents[1]
+IN_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 
 
 def left_in(directory: Path) -> list[Path]:
@@ -37,7 +43,7 @@ async def test_it_ends_by_itself_after_the_time_given(tmp_path: Path) -> None:
     assert left_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_it_ends_in_order_when_told_to(tmp_path: Path, stop: signal.Signals) -> None:
     """Until a signal comes the demo takes pushes at the address that it tells, and shows them arrive."""
     async with command("demo", temporary=tmp_path) as process:
@@ -51,6 +57,28 @@ async def test_it_ends_in_order_when_told_to(tmp_path: Path, stop: signal.Signal
         rest, errors = await process.communicate()
     assert (process.returncode, errors) == (0, b"")
     assert rest.decode().endswith(" samples were delivered; nothing is left behind.\n")
+    assert left_in(tmp_path) == []
+
+
+async def test_make_demo_ends_calmly(tmp_path: Path) -> None:
+    """Ctrl-C in a terminal ends `make demo` with 0 and without a word of make's."""
+    make = ("make", "-C", str(ROOT), "-o", ".venv/.installed", f"BIN={Path(sys.executable).parent}", "demo")
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", IN_A_TERMINAL, *make, stdin=PIPE, stdout=PIPE, env=environment
+    )
+    assert process.stdin is not None
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await line_with(process, "  demo_rows_processed_total{")
+            process.stdin.write(b"\x03")
+            rest = (await process.communicate())[0].decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0
+    assert "nothing is left behind" in rest
+    assert "***" not in rest
     assert left_in(tmp_path) == []
 
 

@@ -195,9 +195,6 @@ def test_what_contradicts_itself(lines: list[str], message: str) -> None:
 
 def test_warnings() -> None:
     """What is accepted and does something else is told with target, key and what it does."""
-    assert list(block().warnings) == []
+    assert list(target("name: a").warnings) == [("url", next(target().warnings)[1])]
     lines = ["enable_http2: true", "queue_config: {retry_on_http_429: false}"]
-    assert [(name, key) for name, key, _ in block(*lines).warnings] == [
-        ("x/", "enable_http2"),
-        ("x/", "queue_config.retry_on_http_429"),
-    ]
+    assert [key for key, _ in target(*lines).warnings] == ["url", "enable_http2", "queue_config.retry_on_http_429"]

@@ -99,6 +99,7 @@ def list_(
 @window
 @click.option("--format", "form", type=click.Choice(export.FORMATS), default="jsonl", show_default=True)
 @click.option("-o", "--output", "output", metavar="FILE", help="Write to this file, which appears once it is whole.")
+@click.option("-f", "--force", is_flag=True, help="Replace the file if it is there already.")
 def export_(
     *,
     file: str | None,
@@ -108,14 +109,18 @@ def export_(
     selector: Selector | None,
     form: str,
     output: str | None,
+    force: bool,
 ) -> None:
     """Write out every sample: time, labels, value, and the id of its push.
 
-    The value of a staleness marker is "stale". Parquet needs --output and pushbridge[parquet].
+    The value of a staleness marker is "stale". Parquet needs --output and pushbridge[parquet]. Exits 2 when the file is
+    there already.
     """
     if form == "parquet" and output is None:
         raise click.UsageError("--format parquet needs --output FILE")
     with told_faults(), quiet_end(), Archive(config_at(file, path).storage.path) as archive:
+        if output is not None:
+            export.check_free(Path(output), force=force)
         tell_reach(since_ms, archive.begins_ms())
         span = archive.span(since_ms, until_ms)
         shows = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())

@@ -15,6 +15,7 @@ import click
 
 from bridge.browse.letters import FEW_SAMPLES, letter_document, letter_text
 from bridge.browse.options import Command, config_at, place, quiet_end, tell, told_faults, wall_ms
+from bridge.config.file import Config
 from bridge.durations import parse_duration_s
 from bridge.errors import ConfigError
 from bridge.journal.archive import Archive
@@ -59,10 +60,14 @@ def list_(*, file: str | None, path: str | None, target: str | None, limit: int,
 
     --format json is a line for each, as in GET /api/v1/dead-letters.
     """
-    with told_faults(), quiet_end(), Archive(config_at(file, path).storage.path) as archive:
-        found = _show(archive, LetterQuestion(target), limit, NEVER_MS if samples else FEW_SAMPLES, form)
-        if found > limit:
-            tell(f"there are more; these are the newest {limit} (--limit)")
+    with told_faults(), quiet_end():
+        config = config_at(file, path)
+        with Archive(config.storage.path) as archive:
+            if target is not None:
+                _check_target(target, config, archive)
+            found = _show(archive, LetterQuestion(target), limit, NEVER_MS if samples else FEW_SAMPLES, form)
+            if found > limit:
+                tell(f"there are more; these are the newest {limit} (--limit)")
 
 
 @dead_letters.command()
@@ -162,6 +167,18 @@ class _Tally:
         if self.damaged:
             parts.append(f"{self.damaged:,} letters cannot be read")
         return "; ".join([parts[0], ", ".join(parts[1:])] if parts[1:] else parts)
+
+
+def _check_target(name: str, config: Config, archive: Archive) -> None:
+    """Refuse a target that neither the file nor the journal knows: a slip must not look as if all were well."""
+    history = archive.history()
+    try:
+        known = {target for target, samples in history.dead_letters_kept().items() if samples}
+    finally:
+        history.close()
+    known |= {target.target for target in config.remote_write} | {cursor.target for cursor in archive.cursors()}
+    if name not in known:
+        raise ConfigError(f"--target: no target is called {name!r}; there are: {', '.join(sorted(known)) or 'none'}")
 
 
 def _show(archive: Archive, wanted: LetterQuestion, limit: int, bodies_up_to: int, form: str) -> int:

@@ -167,6 +167,16 @@ def lines(archive: Archive, span: Span, choice: Choice) -> Iterator[tuple[int, l
         yield len(piece), found
 
 
+def check_free(file: Path, *, force: bool) -> None:
+    """Refuse a name under which no file can be made, or one is already unless `force`. Raise ConfigError."""
+    if file.is_dir():
+        raise ConfigError(f"export: cannot write {file}: Is a directory")
+    if file.exists() and not file.is_file():
+        raise ConfigError(f"export: {file} is no regular file; want one, or no --output for standard output")
+    if os.path.lexists(file) and not force:
+        raise ConfigError(f"export: {file} is there already; want another name, or --force to replace it")
+
+
 def write(form: str, file: Path | None, found: Iterable[list[Line]]) -> None:
     """Write samples to a file, or to standard output. Raise OSError, ConfigError.
 

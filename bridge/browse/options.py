@@ -81,7 +81,8 @@ def told_faults() -> Iterator[None]:
     try:
         yield
     except (ConfigError, PushRefusedError) as error:
-        click.echo(f"pushbridge: {error}", err=True)
+        for line in str(error).splitlines():
+            tell(line)
         sys.exit(2)
 
 

@@ -5,13 +5,14 @@ Owns these settings, their defaults and what contradicts what (protocol.md secti
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from bridge.config.faults import Fault, raise_faults
 from bridge.config.units import SECRET_ERROR, FilePath, Secret, Section, http_url, is_host, shown_url
 
 # The spec forbids users to override these (protocol.md sections 1.1 and 4.1).
@@ -44,24 +45,20 @@ HeaderValue = Annotated[Secret, AfterValidator(_sendable_secret)]
 """Not shown, for headers are where many receivers want their key."""
 
 
-def check_header_names(names: Iterable[str]) -> None:
-    """Refuse names that are no header's, reserved or given twice; raises ValueError."""
+def header_faults(names: Iterable[str]) -> Iterator[Fault]:
+    """Find names that are no header's, reserved or given twice."""
     seen: set[str] = set()
     for name in names:
         lower = name.lower()
         if not _TOKEN.fullmatch(name):
             # A missing space after the colon makes the value a part of the name.
-            msg = f"not the name of a header: got {name.partition(':')[0]!r}"
-            raise ValueError(msg)
-        if lower == "authorization":
-            msg = "Authorization cannot be set as a header; use basic_auth, authorization, oauth2 or sigv4"
-            raise ValueError(msg)
-        if lower in RESERVED_HEADERS:
-            msg = f"{name} is a reserved header and cannot be set"
-            raise ValueError(msg)
-        if lower in seen:
-            msg = f"{name} is given twice"
-            raise ValueError(msg)
+            yield (name,), f"not the name of a header: got {name.partition(':')[0]!r}"
+        elif lower == "authorization":
+            yield (name,), "Authorization cannot be set as a header; use basic_auth, authorization, oauth2 or sigv4"
+        elif lower in RESERVED_HEADERS:
+            yield (name,), f"{name} is a reserved header and cannot be set"
+        elif lower in seen:
+            yield (name,), f"{name} is given twice"
         seen.add(lower)
 
 
@@ -75,14 +72,12 @@ class Block(Section):
             return data
         return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
 
-    def _one_of(self, *keys: str, needed: bool = False) -> None:
+    def _one_of(self, *keys: str, needed: bool = False) -> Iterator[Fault]:
         given = [key for key in keys if getattr(self, key) is not None]
         if len(given) > 1:
-            msg = f"at most one of {', '.join(keys)}"
-            raise ValueError(msg)
+            yield (), f"at most one of {', '.join(keys)}"
         if needed and not given:
-            msg = f"one of {', '.join(keys)} is needed"
-            raise ValueError(msg)
+            yield (), f"one of {', '.join(keys)} is needed"
 
 
 class BasicAuth(Block):
@@ -93,11 +88,9 @@ class BasicAuth(Block):
     password: Secret | None = Field(default=None, description="Password.")
     password_file: FilePath | None = Field(default=None, description="File with the password.")
 
-    @model_validator(mode="after")
-    def _either(self) -> "BasicAuth":
-        self._one_of("username", "username_file")
-        self._one_of("password", "password_file")
-        return self
+    def _faults(self) -> Iterator[Fault]:
+        yield from self._one_of("username", "username_file")
+        yield from self._one_of("password", "password_file")
 
 
 class Authorization(Block):
@@ -107,16 +100,12 @@ class Authorization(Block):
     credentials: Secret | None = Field(default=None, description="The rest of it.")
     credentials_file: FilePath | None = Field(default=None, description="File with the rest of it.")
 
-    @model_validator(mode="after")
-    def _usable(self) -> "Authorization":
-        self._one_of("credentials", "credentials_file", needed=True)
+    def _faults(self) -> Iterator[Fault]:
+        yield from self._one_of("credentials", "credentials_file", needed=True)
         if self.type.lower() == "basic":
-            msg = "type cannot be Basic; use basic_auth"
-            raise ValueError(msg)
+            yield ("type",), "cannot be Basic; use basic_auth"
         if not _TOKEN.fullmatch(self.type):
-            msg = "type: not a word"
-            raise ValueError(msg)
-        return self
+            yield ("type",), "not a word"
 
 
 class TlsConfig(Block):
@@ -133,23 +122,18 @@ class TlsConfig(Block):
     min_version: TlsVersion = Field(default="TLS12", description="Oldest TLS.")
     max_version: TlsVersion = Field(default="TLS13", description="Newest TLS.")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "TlsConfig":
+    def _faults(self) -> Iterator[Fault]:
         for name in ("ca", "cert", "key"):
-            self._one_of(name, f"{name}_file")
+            yield from self._one_of(name, f"{name}_file")
         has_cert, has_key = (
             getattr(self, name) is not None or getattr(self, f"{name}_file") is not None for name in ("cert", "key")
         )
         if has_cert != has_key:
-            msg = "a certificate (cert, cert_file) and its key (key, key_file) need each other"
-            raise ValueError(msg)
+            yield (), "a certificate (cert, cert_file) and its key (key, key_file) need each other"
         if self.server_name and not is_host(self.server_name):
-            msg = f"server_name: not a host name: got {self.server_name!r}"
-            raise ValueError(msg)
+            yield ("server_name",), f"not a host name: got {self.server_name!r}"
         if self.min_version > self.max_version:
-            msg = "min_version must not be above max_version"
-            raise ValueError(msg)
-        return self
+            yield (), "min_version must not be above max_version"
 
 
 class Way(Block):
@@ -171,18 +155,13 @@ class Way(Block):
             raise ValueError(msg)
         return http_url(url) if url else url
 
-    @model_validator(mode="after")
-    def _one_proxy(self) -> "Way":
+    def _faults(self) -> Iterator[Fault]:
         if self.proxy_from_environment and (self.proxy_url or self.no_proxy):
-            msg = "proxy_from_environment excludes proxy_url and no_proxy"
-            raise ValueError(msg)
-        if self.no_proxy and not self.proxy_url:
-            msg = "no_proxy needs proxy_url"
-            raise ValueError(msg)
+            yield (), "proxy_from_environment excludes proxy_url and no_proxy"
+        elif self.no_proxy and not self.proxy_url:
+            yield (), "no_proxy needs proxy_url"
         if self.proxy_connect_header and not (self.proxy_url or self.proxy_from_environment):
-            msg = "proxy_connect_header needs proxy_url or proxy_from_environment"
-            raise ValueError(msg)
-        return self
+            yield (), "proxy_connect_header needs proxy_url or proxy_from_environment"
 
 
 class OAuth2(Way):
@@ -196,10 +175,9 @@ class OAuth2(Way):
     token_url: Annotated[str, AfterValidator(http_url)] = Field(description="Who gives tokens.", repr=False)
     endpoint_params: dict[str, Secret] = Field(default={}, description="More parameters of the token request.")
 
-    @model_validator(mode="after")
-    def _either(self) -> "OAuth2":
-        self._one_of("client_secret", "client_secret_file")
-        return self
+    def _faults(self) -> Iterator[Fault]:
+        yield from super()._faults()
+        yield from self._one_of("client_secret", "client_secret_file")
 
 
 class HttpHeader(Block):
@@ -225,13 +203,8 @@ class HttpClient(Way):
     @field_validator("http_headers")
     @classmethod
     def _unreserved_http_headers(cls, headers: dict[str, HttpHeader]) -> dict[str, HttpHeader]:
-        check_header_names(headers)
+        raise_faults(header_faults(headers))
         return headers
-
-    @model_validator(mode="after")
-    def _one_token(self) -> "HttpClient":
-        self._one_of("authorization", "bearer_token", "bearer_token_file")
-        return self
 
     @property
     def token(self) -> Authorization | None:

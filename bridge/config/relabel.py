@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from bridge.config.faults import Fault
 from bridge.config.units import LABEL_NAME, Section
 from bridge.regex import Pattern, parse_template
 
@@ -100,22 +101,20 @@ class RelabelConfig(Section):
             raise ValueError("got an empty label name")
         return names
 
-    @model_validator(mode="after")
-    def _fits_its_action(self) -> "RelabelConfig":
+    def _faults(self) -> Iterator[Fault]:
         action = self.action
         if action in _WITH_TARGET and not self.target_label:
-            raise ValueError(f"action {action} needs target_label")
+            yield (), f"action {action} needs target_label"
         if action == "hashmod" and not self.modulus:
-            raise ValueError("action hashmod needs modulus, more than 0")
+            yield (), "action hashmod needs modulus, more than 0"
         for key in _UNUSED.get(action, ()):
             if getattr(self, key) != _DEFAULTS[key]:
-                raise ValueError(f"action {action} does not use {key}: got {getattr(self, key)!r}, want no such key")
+                yield (), f"action {action} does not use {key}: got {getattr(self, key)!r}, want no such key"
         for key, template in self._templates():
             if any(piece != "" and "$" in piece for piece in parse_template(template)):
-                raise ValueError(f"{key}: got {template!r}, want a template of a label name, for example foo_${{1}}")
+                yield (), f"{key}: got {template!r}, want a template of a label name, for example foo_${{1}}"
         if action == "labelmap" and not self.replacement:
-            raise ValueError("replacement: got '', want a template of a label name")
-        return self
+            yield (), "replacement: got '', want a template of a label name"
 
     def odd_names(self) -> Iterator[tuple[str, str]]:
         """Key and text of names that receivers take only when they take UTF-8 names."""

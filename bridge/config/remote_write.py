@@ -6,10 +6,12 @@ client signs in and finds its way is `http_client`; nothing of what is done with
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 
-from bridge.config.http_client import Block, HeaderValue, HttpClient, check_header_names
+from bridge.config.faults import Fault, raise_faults
+from bridge.config.http_client import Block, HeaderValue, HttpClient, header_faults
 from bridge.config.relabel import RelabelConfig
 from bridge.config.units import Count, Duration, Secret, from_to, http_url, is_text, positive, shown_url
 
@@ -51,8 +53,14 @@ REFUSED = {
 """Keys that Prometheus has and we have not, with the reason."""
 
 
+_PATHS = (
+    "want for example /api/v1/push (Mimir, Cortex), /api/v1/receive (Thanos) or /api/v1/write (Prometheus and others)"
+)
+
+
 def _user_header(name: str) -> str:
-    check_header_names([name])
+    for _, words in header_faults([name]):
+        raise ValueError(words)
     return name
 
 
@@ -72,16 +80,12 @@ class QueueConfig(Block):
     retry_on_http_429: bool = Field(default=True, description="Accepted: 429 is always retried.")
     sample_age_limit: Duration = Field(default="0", description="Samples older than this are dropped; 0: none.")  # type: ignore[assignment]
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "QueueConfig":
+    def _faults(self) -> Iterator[Fault]:
         if not 0 < self.min_backoff <= self.max_backoff:
             got = f"got {self.min_backoff:g}s and {self.max_backoff:g}s"
-            msg = f"min_backoff must be more than 0 and not more than max_backoff, {got}"
-            raise ValueError(msg)
+            yield (), f"min_backoff must be more than 0 and not more than max_backoff, {got}"
         if self.min_shards > self.max_shards:
-            msg = f"min_shards must not be more than max_shards, got {self.min_shards} and {self.max_shards}"
-            raise ValueError(msg)
-        return self
+            yield (), f"min_shards must not be more than max_shards, got {self.min_shards} and {self.max_shards}"
 
 
 class MetadataConfig(Block):
@@ -103,12 +107,9 @@ class SigV4(Block):
     secret_key: Secret | None = Field(default=None, description="Goes with access_key.")
     profile: str = Field(default="", description="Profile of the shared credentials file.")
 
-    @model_validator(mode="after")
-    def _both_keys(self) -> "SigV4":
+    def _faults(self) -> Iterator[Fault]:
         if bool(self.access_key) != bool(self.secret_key):
-            msg = "access_key and secret_key need each other"
-            raise ValueError(msg)
-        return self
+            yield (), "access_key and secret_key need each other"
 
 
 class RemoteWrite(HttpClient):
@@ -144,14 +145,14 @@ class RemoteWrite(HttpClient):
     @field_validator("headers")
     @classmethod
     def _unreserved(cls, headers: dict[str, HeaderValue]) -> dict[str, HeaderValue]:
-        check_header_names(headers)
+        raise_faults(header_faults(headers))
         return headers
 
-    @model_validator(mode="after")
-    def _one_sign_in(self) -> "RemoteWrite":
-        self._one_of(*SIGN_INS)
-        check_header_names((*self.headers, *self.http_headers))
-        return self
+    def _faults(self) -> Iterator[Fault]:
+        yield from super()._faults()
+        tokens = list(self._one_of("authorization", "bearer_token", "bearer_token_file"))
+        yield from tokens or self._one_of(*SIGN_INS)
+        yield from header_faults((*self.headers, *self.http_headers))
 
     @property
     def target(self) -> str:
@@ -160,7 +161,9 @@ class RemoteWrite(HttpClient):
 
     @property
     def warnings(self) -> Iterator[tuple[str, str]]:
-        """What is accepted and does not do what it says: key and words."""
+        """What is accepted and does not do what it says, or is hardly meant: key and words."""
+        if urlsplit(self.url).path in {"", "/"}:
+            yield "url", f"has no path; {_PATHS}"
         if self.enable_http2:
             yield "enable_http2", "accepted, but HTTP/1.1 is spoken"
         if not self.queue_config.retry_on_http_429:

@@ -4,13 +4,15 @@ The command line builds its flags from these declarations; nothing else invents 
 `remote_write`, the file and its errors `file`.
 """
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
+from bridge.config.faults import Fault, raise_faults
 from bridge.config.units import (
     LABEL_NAME,
     Count,
@@ -20,11 +22,11 @@ from bridge.config.units import (
     Size,
     Ttl,
     below_lookback,
-    check_label_names,
     checked_address,
     checked_prefix,
     from_to,
     is_text,
+    label_faults,
     own_url,
     positive,
     some_path,
@@ -37,14 +39,14 @@ from bridge.tenant import parse_template
 class Global(Section):
     """Settings for everything that is sent."""
 
-    external_labels: dict[str, str] = Field(default={}, description="Labels added to every series that lacks them.")
+    external_labels: dict[str, Annotated[str, AfterValidator(is_text)]] = Field(
+        default={}, description="Labels added to every series that lacks them."
+    )
 
     @field_validator("external_labels")
     @classmethod
     def _names(cls, labels: dict[str, str]) -> dict[str, str]:
-        check_label_names(labels)
-        for value in labels.values():
-            is_text(value)
+        raise_faults(label_faults(labels))
         return labels
 
 
@@ -176,19 +178,22 @@ class Rule(Section):
     @field_validator("match")
     @classmethod
     def _patterns(cls, match: dict[str, str]) -> dict[str, str]:
-        for name, pattern in match.items():
-            if not LABEL_NAME.fullmatch(name):
-                msg = f"not a label name: got {name!r}"
-                raise ValueError(msg)
-            compile_anchored(pattern)
+        raise_faults(_match_faults(match))
         return match
 
-    @model_validator(mode="after")
-    def _late_for_something(self) -> "Rule":
+    def _faults(self) -> Iterator[Fault]:
         if self.grace and self.expect_every is None:
-            msg = "grace needs expect_every"
-            raise ValueError(msg)
-        return self
+            yield (), "grace needs expect_every"
+
+
+def _match_faults(match: dict[str, str]) -> Iterator[Fault]:
+    for name, pattern in match.items():
+        if not LABEL_NAME.fullmatch(name):
+            yield (name,), f"not a label name: got {name!r}"
+        try:
+            compile_anchored(pattern)
+        except ValueError as error:
+            yield (name,), str(error)
 
 
 class Textfile(Section):
@@ -208,7 +213,7 @@ class Textfile(Section):
     @field_validator("labels")
     @classmethod
     def _names_a_job(cls, labels: dict[str, str]) -> dict[str, str]:
-        check_label_names(labels)
+        raise_faults(label_faults(labels))
         if labels and not labels.get("job"):
             msg = "want a label job beside the others"
             raise ValueError(msg)

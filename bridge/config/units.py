@@ -4,16 +4,26 @@ Owns the reading of single values. Sections and their defaults stand beside it.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
+from bridge.config.faults import Fault, raise_faults
 from bridge.durations import duration_text, parse_duration_s, parse_ttl_ms, ttl_text
 from bridge.sizes import parse_size_bytes, size_text
 
@@ -181,15 +191,23 @@ FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
 """Relative to the directory of the configuration file, as in Prometheus."""
 
 
-def check_label_names(labels: Mapping[str, str]) -> None:
-    """Refuse names that a label of the user's cannot have; raises ValueError."""
+def label_faults(labels: Mapping[str, str]) -> Iterator[Fault]:
+    """Find names that a label of the user's cannot have."""
     for name in labels:
         if not LABEL_NAME.fullmatch(name) or name.startswith("__"):
-            msg = f"not a label name: got {name!r}"
-            raise ValueError(msg)
+            yield (name,), f"not a label name: got {name!r}"
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def _faults(self) -> Iterator[Fault]:
+        """Find what keys do not agree on that are good one by one."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        raise_faults(self._faults())
+        return self

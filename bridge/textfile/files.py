@@ -14,8 +14,9 @@ from time import monotonic
 
 import structlog
 
-from bridge.config.file import Config
-from bridge.errors import ConfigError, PushRefusedError
+from bridge.config.faults import Fault
+from bridge.config.file import Check, Config
+from bridge.errors import PushRefusedError
 from bridge.heartbeat import Fact
 from bridge.journal.rows import NEVER_MS
 from bridge.rules import Rules
@@ -118,11 +119,14 @@ class Files:
         return _SOON_S if any(spool.soon for spool in self._spool) else RESCAN_S
 
 
-def check_directories(config: Config) -> None:
-    """Raise ConfigError when a directory is missing; the agent makes none but its own."""
+def _missing_directories(config: Config) -> Iterator[Fault]:
     for at, entry in enumerate(config.textfile):
         if not entry.directory.is_dir() and entry.directory.resolve() != config.storage.spool.resolve():
-            raise ConfigError(f"textfile.{at}.directory: want a directory, got {entry.directory}")
+            yield ("textfile", at, "directory"), f"want a directory, got {entry.directory}"
+
+
+DIRECTORIES_ARE_THERE: Check = "storage", _missing_directories
+"""Whoever starts an agent asks for it too; the agent makes no directory but its own."""
 
 
 def absolute(path: Path) -> Path:

@@ -90,6 +90,8 @@ class DeadLetters:
         except ValueError as error:
             return responses.api_error(400, "bad_data", str(error))
         try:
+            if self._is_nobody(wanted.target):
+                return self._no_target(wanted.target)
             letters, samples = self._history.measure_letters(wanted)
             deleted = await self._committer.delete_letters(wanted) if confirmed else 0
         except PushRefusedError as error:
@@ -108,6 +110,8 @@ class DeadLetters:
             return responses.api_error(400, "bad_data", str(error))
         try:
             if dry_run:
+                if self._is_nobody(wanted.target):
+                    return self._no_target(wanted.target)
                 letters, samples = self._history.measure_letters(wanted)
                 return responses.api({"dry_run": True, "letters": letters, "samples": samples})
             # One after the other: what two requests sent at a time would arrive twice.
@@ -123,17 +127,26 @@ class DeadLetters:
             words = f"these letters are of {len(targets)} targets: send those of one at a time, with target=T"
             return responses.api_error(400, "bad_data", words)
         if not letters:
-            # A slip in the name must not look as if all were well.
             if target is not None and await self._send_again(target, []) is None:
-                return _no_target(target)
+                return self._no_target(target)
             return responses.api(_told(Resent(), 0, None))
         few = _up_to(letters, _MOST_SAMPLES)
         more = more or len(few) < len(letters)
         resent = await self._send_again(targets[0], few)
         if resent is None:
-            return _no_target(targets[0])
+            return self._no_target(targets[0])
         await self._committer.settle_letters(resent.taken, resent.left)
         return responses.api(_told(resent, len(few), few[-1].id if more and not resent.stopped else None))
+
+    def _is_nobody(self, target: str | None) -> bool:
+        """Whether no target has this name and no letter is of it: a slip must not look as if all were well."""
+        if target is None or target in self._committer.ledger.cursors:
+            return False
+        return not self._history.dead_letters_kept().get(target)
+
+    def _no_target(self, name: str | None) -> web.Response:
+        names = ", ".join(sorted(self._committer.ledger.cursors)) or "none"
+        return responses.api_error(404, "not_found", f"no remote_write target is called {name!r}; there are: {names}")
 
     def _choice(self, given: "_Query") -> LetterQuestion:
         """Read which letters are meant; a target or ids have to be named, so that a slip does not mean all."""
@@ -158,10 +171,6 @@ class DeadLetters:
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(_PAUSE_S)
         return documents
-
-
-def _no_target(name: str) -> web.Response:
-    return responses.api_error(404, "not_found", f"no remote_write target is called {name!r}")
 
 
 def _up_to(letters: list[DeadLetter], most_samples: int) -> list[DeadLetter]:

@@ -65,7 +65,7 @@ async def end(committer: Committer, request: web.BaseRequest) -> web.Response:
     except PushRefusedError as error:
         return responses.api_refusal(error)
     if question.confirmed:
-        _log.info("groups_deleted", match=question.match, groups=len(found))
+        _log.info("groups_deleted", match=", ".join(question.match), groups=len(found))
     return responses.api(
         {
             "dry_run": not question.confirmed,

@@ -256,6 +256,8 @@ def test_log_has_no_control_characters(tmp_path: Path) -> None:
     lines = lines_with(CONTROLS, tmp_path)
     assert all(logfmt(line) for line in lines)
     assert not re.search(r"[\x00-\x1f]", "".join(lines))
+    assert any(r'words="\u001b[31mred"' in line or r"words=\u001b[31mred" in line for line in lines)
+    assert not any(r"\\u" in line for line in lines)
 
 
 def test_log_as_json(tmp_path: Path) -> None:

@@ -154,6 +154,15 @@ def test_dead_letters_are_deleted_on_demand(server: Server) -> None:
     assert account(server.port) == before
 
 
+def test_a_slip_in_a_target(server: Server) -> None:
+    """A target that there is not is refused by each command, with those that there are, and nothing is done."""
+    for command in (("list",), ("purge", "--yes"), ("replay", "--dry-run"), ("replay",)):
+        done = run(server, *command, "--target=tagret")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "target is called 'tagret'; there are: target\n" in done.stderr
+    assert kept(server) == 1
+
+
 def test_without_an_agent(server: Server, receiver: ScriptedReceiver, tmp_path: Path) -> None:
     """They survive the agent and are listed without it; to send them again it has to run, which is told."""
     server.stop()

@@ -66,6 +66,7 @@ def test_markers_arrive_once_for_what_was_deleted(server: Server, receiver: Scri
     assert not markers(receiver)
 
     answer = delete(server, 'rows{instance=~"db.*",job="backup"}', confirm="true")
+    assert r'event=groups_deleted match="rows{instance=~\"db.*\",job=\"backup\"}" groups=2' in server.log_tail()
     assert [group["instance"] for group in answer["groups"]] == ["db1", "db2"]
     assert settled_account(server.port).balanced
     gone = all_of(job="backup", instance="db1") | all_of(job="backup", instance="db2")

@@ -113,6 +113,34 @@ def test_a_bad_file_changes_nothing_and_says_why(text: str, words: str, tmp_path
         assert metrics(server.port)[OK] == 1
 
 
+def test_every_fault_has_its_line(tmp_path: Path) -> None:
+    """A file with several faults gives a line for each, in the answer and in the log."""
+    with agent(tmp_path, LIFECYCLE, config="log: {}") as server:
+        write(tmp_path, "push: {default_til: 1h}\nremote_write: [{url: 'ftp://x'}]\n")
+        status, told = reload(server)
+        assert (status, len(told.splitlines())) == (500, 2)
+        logged = [line for line in server.log_tail().splitlines() if "event=reload_failed" in line]
+        for line, fault in zip(logged, ("unknown key push.default_til", "remote_write.0.url"), strict=True):
+            assert fault in line
+
+
+def test_what_is_in_doubt_is_logged(tmp_path: Path) -> None:
+    """What check-config warns of is in the log at the start, and again after a reload."""
+    doubt = "event=setting_in_doubt key=remote_write.0.basic_auth.password_file words="
+    with (
+        ScriptedReceiver() as receiver,
+        agent(
+            tmp_path, LIFECYCLE, config=receiver.config.replace("}", ", basic_auth: {password_file: none}}")
+        ) as server,
+    ):
+        assert server.log_tail().count(doubt) == 1
+        assert reload(server) == (200, "")
+        assert server.log_tail().count(doubt) == 2
+        write(tmp_path, "")
+        assert reload(server) == (200, "")
+        assert 'level=info event=setting_in_doubt key=remote_write words="no target: ' in server.log_tail()
+
+
 def test_what_waits_for_a_restart_is_named(tmp_path: Path) -> None:
     """A file whose storage path or external labels changed is put in force but for these, and the log names them."""
     with ScriptedReceiver() as receiver, agent(tmp_path, LIFECYCLE, config=receiver.config) as server:

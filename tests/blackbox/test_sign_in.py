@@ -111,7 +111,7 @@ def test_a_missing_password_file_holds_samples_back(tmp_path: Path, receiver: Sc
     config = target(receiver.url, "basic_auth: {username: me, password_file: password}")
     with agent(tmp_path / "agent", config=config) as server:
         push(server, 1)
-        log = wait_for(server.log_tail, lambda log: "cannot read" in log)
+        log = wait_for(server.log_tail, lambda log: "remote_write_failed" in log)
         assert f"basic_auth.password_file: cannot read {password}: No such file or directory" in log
         assert (receiver.requests(), account(server.port).balanced) == ([], True)
         assert account(server.port).pending > 0

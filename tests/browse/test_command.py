@@ -184,16 +184,34 @@ def test_parquet_without_its_library_or_a_file_says_so(
 
 
 def test_a_file_appears_when_it_is_whole(directory: Path, tmp_path: Path) -> None:
-    """It replaces what was there; one that cannot be written is told, and what was there stays."""
+    """It replaces what was there if it is told to; one that cannot be written is told, and nothing is left behind."""
     file = tmp_path / "x.jsonl"
     file.write_text("old")
-    printed(directory, "export", f"-o{file}")
+    printed(directory, "export", f"-o{file}", "--force")
     assert len(file.read_text().splitlines()) == 6
     done = invoke(directory, "export", f"-o{tmp_path / 'none' / 'x'}")
     assert (done.exit_code, "No such file or directory" in done.stderr) == (2, True)
     done = invoke(directory, "export", f"-o{tmp_path}")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert {path.name for path in tmp_path.iterdir()} == {"data", "x.jsonl"}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_a_file_that_is_there_stays(directory: Path, tmp_path: Path, form: str) -> None:
+    """Without --force an export touches neither a file nor a link, and no device with it; one line says why."""
+    file, link, pipe = tmp_path / "x", tmp_path / "link", tmp_path / "pipe"
+    file.write_text("old")
+    link.symlink_to("nowhere")
+    os.mkfifo(pipe)
+    for name, flags, words in (
+        (file, (), f"{file} is there already; want another name, or --force to replace it"),
+        (link, (), f"{link} is there already; want another name, or --force to replace it"),
+        (pipe, ("--force",), f"{pipe} is no regular file; want one, or no --output for standard output"),
+    ):
+        done = invoke(directory, "export", f"--format={form}", f"-o{name}", *flags)
+        assert (done.exit_code, done.stderr) == (2, f"pushbridge: export: {words}\n")
+    assert (file.read_text(), link.is_symlink(), pipe.is_fifo()) == ("old", True, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "x", "link", "pipe"}
 
 
 def test_a_damaged_row_is_told_and_the_rest_goes_on(directory: Path) -> None:

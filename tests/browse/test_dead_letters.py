@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge.cli import main
-from bridge.journal.rows import Batch, DeadLetter
+from bridge.journal.rows import Batch, CursorRow, DeadLetter
 from bridge.journal.store import Journal
 from tests.browse.journals import AT_MS, MAX_BYTES, body, record, write
 
@@ -64,6 +64,19 @@ def test_list_says_when_there_are_more(directory: Path) -> None:
     done = invoke("list", "--target=t", "--limit=1", "--format=json", f"--storage.path={directory}")
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [2]
     assert done.stderr == "pushbridge: there are more; these are the newest 1 (--limit)\n"
+
+
+def test_a_slip_in_a_target_is_told(directory: Path, tmp_path: Path) -> None:
+    """A name that is in no cursor, letter or file is refused with those that are, but not that of a removed target."""
+    write(tmp_path / "new", cursors=(CursorRow("t", 1, 0, 0, ()),))
+    file = tmp_path / "c.yml"
+    file.write_text("remote_write: [{url: 'http://x/', name: fresh}]\n")
+    place, new = f"--storage.path={directory}", (f"--storage.path={tmp_path / 'new'}", f"--config.file={file}")
+    done = invoke("list", "--target=v", place)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "pushbridge: --target: no target is called 'v'; there are: t, u\n"
+    assert invoke("list", "--target=u", place).exit_code == 0
+    assert [invoke("list", f"--target={name}", *new).exit_code for name in ("t", "fresh", "u")] == [0, 0, 2]
 
 
 def test_show_has_all_samples(directory: Path) -> None:

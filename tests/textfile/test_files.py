@@ -9,18 +9,20 @@ from typing import Any
 
 import pytest
 
-from bridge.config.file import Config, load
+from bridge.config.file import Check, Config, load
 from bridge.errors import ConfigError
 from bridge.rules import Rules
 from bridge.textfile import files as module
-from bridge.textfile.files import Files, check_directories
+from bridge.textfile.files import DIRECTORIES_ARE_THERE, Files
 from tests.textfile.desk import Desk, desk
 
 
-def config(base: Path, *entries: dict[str, Any], rules: list[dict[str, Any]] | None = None) -> Config:
+def config(
+    base: Path, *entries: dict[str, Any], rules: list[dict[str, Any]] | None = None, checks: tuple[Check, ...] = ()
+) -> Config:
     """Give a configuration with these directories."""
     storage = {"path": str(base / "storage")}
-    return load("", "test", {"storage": storage, "textfile": {"directories": list(entries)}}).model_copy(
+    return load("", "test", {"storage": storage, "textfile": {"directories": list(entries)}}, checks).model_copy(
         update={"rules": load(f"rules: {rules or []}", "test").rules}
     )
 
@@ -123,9 +125,9 @@ def test_a_missing_directory_stops_the_start(tmp_path: Path) -> None:
     """The error names the key; the agent's own spool need not be there."""
     (tmp_path / "c").mkdir()
     own = {"directory": str(tmp_path / "storage/spool"), "mode": "spool"}
-    check_directories(config(tmp_path, {"directory": str(tmp_path / "c")}, own))
-    with pytest.raises(ConfigError, match=r"^textfile\.1\.directory: want a directory, got .*/none$"):
-        check_directories(config(tmp_path, own, {"directory": str(tmp_path / "none")}))
+    config(tmp_path, {"directory": str(tmp_path / "c")}, own, checks=(DIRECTORIES_ARE_THERE,))
+    with pytest.raises(ConfigError, match=r"^test: textfile\.1\.directory: want a directory, got .*/none$"):
+        config(tmp_path, own, {"directory": str(tmp_path / "none")}, checks=(DIRECTORIES_ARE_THERE,))
 
 
 @pytest.mark.parametrize(

@@ -158,13 +158,33 @@ async def test_replay_that_is_refused(site: Site, receiver: Target) -> None:
 async def test_replay_to_nobody(site: Site) -> None:
     """A target that is not configured any more, or several at once, are refused by name."""
     gone = await site.ask("POST", f"{LETTERS}/replay?target=gone")
-    assert is_refused(gone, 404, "not_found", "no remote_write target is called 'gone'")
+    assert is_refused(gone, 404, "not_found", "no remote_write target is called 'gone'; there are: t0")
     never = await site.ask("POST", f"{LETTERS}/replay?target=never")
-    assert is_refused(never, 404, "not_found", "no remote_write target is called 'never'")
+    assert is_refused(never, 404, "not_found", "no remote_write target is called 'never'; there are: t0")
     several = await site.ask("POST", f"{LETTERS}/replay?id=1&id=3")
     words = "these letters are of 2 targets: send those of one at a time, with target=T"
     assert is_refused(several, 400, "bad_data", words)
     assert await ids(site) == [4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", LETTERS), ("POST", f"{LETTERS}/replay")],
+)
+async def test_a_slip_in_a_target_is_told(site: Site, method: str, path: str) -> None:
+    """A name that no target and no letter has is 404 also where nothing would be done; a removed target's is none."""
+    flag = "dry_run=true" if method == "POST" else "confirm=true"
+    slip = await site.ask(method, f"{path}?target=never&{flag}")
+    assert is_refused(slip, 404, "not_found", "no remote_write target is called 'never'; there are: t0")
+    assert await ids(site) == [4, 3, 2, 1]
+    assert (await data(site, "?target=gone", "DELETE"))["letters"] == 1
+    assert (await data(site, "?target=gone&confirm=true", "DELETE"))["deleted"] == 1
+    assert is_refused(
+        await site.ask("DELETE", f"{LETTERS}?target=gone"),
+        404,
+        "not_found",
+        "no remote_write target is called 'gone'; there are: t0",
+    )
 
 
 @pytest.mark.parametrize(
