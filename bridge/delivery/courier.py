@@ -147,8 +147,8 @@ class Courier:
         """The last two of which something was taken."""
         self.troubled = False
         """Whether the newest answer was none, or a wish for patience."""
-        self._told = False
-        """Whether the log says that something is sent again later, and nothing since."""
+        self._told: set[str] = set()
+        """Tenants of which the log says that something is sent again later, and nothing since."""
         self.latency_s = 0.0
         """Of the newest request that was taken."""
 
@@ -227,9 +227,9 @@ class Courier:
             if request.tenant != self._tenants[0]:
                 self._tenants = request.tenant, self._tenants[0]
             self.latency_s = latency_s
-            if self._told:
-                self._told = False
-                self._log.info("remote_write_works_again", status=outcome.status)
+            if request.tenant in self._told:
+                self._told.discard(request.tenant)
+                self._log.info("remote_write_works_again", status=outcome.status, **_of(request.tenant))
             self._turn += 1
             self._passed_turn = self._turn
             self._progress.set()
@@ -344,7 +344,7 @@ class Courier:
 
     def log_retry(self, outcome: RetryLater, attempt: int, wait_s: float, request: Posted) -> None:
         """Tell that something is sent again later."""
-        self._told = True
+        self._told.add(request.tenant)
         tell = self._log.error if outcome.is_refusal else self._log.warning
         tell(
             "remote_write_failed",

@@ -87,11 +87,6 @@ class Lanes:
         room = self._room()
         return any(lane.shards.taken >= room and not lane.lags for lane in self._lanes.values())
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether no shard has anything to do."""
-        return all(shards.at_rest for shards in self._all())
-
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to send, in tasks of this group."""
         self._tasks = tasks
@@ -147,20 +142,25 @@ class Lanes:
         for shards in self._all():
             shards.flush()
 
+    def flush_resting(self) -> bool:
+        """Send what is there of tenants of whom nothing is in flight; false when there is none."""
+        resting = [shards for shards in self._all() if shards.at_rest]
+        for shards in resting:
+            shards.flush()
+        return bool(resting)
+
     def flush_idle(self) -> None:
         """Send what is there in shards that have nothing to do."""
         for shards in self._all():
             shards.flush_idle()
 
-    async def resize(self, number: int) -> None:
-        """Have another number of shards for each tenant, once all is settled of those that are waited for.
+    @property
+    def waited_for(self) -> bool:
+        """Whether something is under way of a tenant that does not lag."""
+        return any(lane.shards.taken and not lane.lags for lane in self._lanes.values())
 
-        A group stays where it is as long as it has something under way: in a backlog the new ones would get nothing.
-        """
-        self.flush()
-        while any(lane.shards.taken and not lane.lags for lane in self._lanes.values()):
-            self._progress.clear()
-            await self._progress.wait()
+    def resize(self, number: int) -> None:
+        """Have another number of shards for each tenant; a group stays where it is while it has something under way."""
         self._number = number
         for shards in self._all():
             shards.resize(number)

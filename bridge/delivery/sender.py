@@ -192,7 +192,7 @@ class Sender:
                 await self._unless_stopped(self._make_room())
                 continue
             if self._lanes.number > self._options.min_shards and self._clock_s() > self._calm_since_s + _CALM_S:
-                await self._unless_stopped(self._lanes.resize(self._options.min_shards))
+                await self._unless_stopped(self._resize(self._options.min_shards))
                 continue
             await self._repeat(drained=False)
             await self._read_next()
@@ -331,9 +331,8 @@ class Sender:
         full, failures, since_s = self._lanes.full, 0, self._clock_s()
         while self._blocked and self._lanes.next_left() is None:
             # Others may still join what is not full yet, so it is sent only where it has waited for long.
-            if self._lanes.at_rest:
-                self._lanes.flush()
-            elif self._stuck or self._clock_s() >= self._flushed_s + self._options.batch_send_deadline_s:
+            late = self._clock_s() >= self._flushed_s + self._options.batch_send_deadline_s
+            if not self._lanes.flush_resting() and (self._stuck or late):
                 self._flushed_s = self._clock_s()
                 self._lanes.flush_idle()
             await self._next_progress()
@@ -348,7 +347,7 @@ class Sender:
         options, now = self._options, self._lanes.number
         wanted = wanted_shards(now, self._latency_s, self._prepare_s, options.min_shards, options.max_shards)
         if full and wanted != now and not self._courier.troubled:
-            await self._lanes.resize(wanted)
+            await self._resize(wanted)
 
     async def _wait_for_rows(self) -> None:
         """Return when there may be rows, or a repeat that can be sent."""
@@ -368,6 +367,14 @@ class Sender:
     async def _all_confirmed(self) -> None:
         await self._lanes.emptied()
         await self._confirmations.all_confirmed()
+
+    async def _resize(self, number: int) -> None:
+        # In a backlog every group has something under way, and the new shards would get nothing.
+        self._lanes.flush()
+        since_s = self._clock_s()
+        while self._lanes.waited_for and not (self._has_tenants and self._clock_s() >= since_s + _PATIENCE_S):
+            await self._next_progress()
+        self._lanes.resize(number)
 
     async def _next_progress(self) -> None:
         self._progress.clear()

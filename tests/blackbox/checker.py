@@ -61,12 +61,12 @@ class Fault:
     detail: str
 
 
-def without_repeats(stored: Iterable[Stored]) -> list[Stored]:
+def without_repeats(stored: Iterable[Stored], interval_ms: int = HOLD_INTERVAL_MS) -> list[Stored]:
     """Leave out what an agent adds on the grid of its hold: its own series, and values that it only repeats."""
     newest: dict[Series, float | None] = {}
     kept: list[Stored] = []
     for sample in stored:
-        on_grid = sample.timestamp_ms % HOLD_INTERVAL_MS == 0
+        on_grid = sample.timestamp_ms % interval_ms == 0
         own = dict(sample.series).get("job") == "pushbridge"
         if not (on_grid and (own or newest.get(sample.series, _NOTHING) == sample.value)):
             kept.append(sample)

@@ -1,10 +1,14 @@
 """Tenants from end to end: a request's header says whose samples it holds, and nothing gets lost or reordered."""
 
+import json
 import re
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tests.blackbox.checker import Stored, judge
-from tests.blackbox.load import Client, Load, Push, metrics, request, series, settled_account, wait_for
+from tests.blackbox.checker import Stored, judge, without_repeats
+from tests.blackbox.load import Client, Load, Push, metrics, numbers_of, request, series, settled_account, wait_for
+from tests.blackbox.ports import free_port
 from tests.blackbox.scripted_receiver import Request, ScriptedReceiver, Step
 from tests.blackbox.servers import agent
 
@@ -89,6 +93,81 @@ def test_repeats_have_the_tenant_of_their_group(tmp_path: Path) -> None:
         assert tenants_of(one) == ["shared"], "another header stays as it is configured"
         assert {team(sample) for sample in one.samples} <= {*tenants_of(one, "thanos-tenant"), "shared"}
         assert len({team(sample) for sample in one.samples}) == 1
+
+
+def small_queues(receiver: ScriptedReceiver) -> str:
+    """A configuration with which little is in hand; no job is expected."""
+    settings = config(receiver, "queue_config: {capacity: 100, max_samples_per_send: 50}")
+    return settings.replace(", expect_every: 1h", "")
+
+
+def throttling(receiver: ScriptedReceiver, busy: threading.Event) -> None:
+    """Answer 429 to one tenant while it is busy."""
+
+    def judge(samples: Sequence[Stored]) -> Step | None:
+        of_red = any(team(sample) == "t-red" for sample in samples)
+        return Step(429, delay_s=0.02) if of_red and busy.is_set() else None
+
+    receiver.judge = judge
+
+
+def of_red(samples: Iterable[Stored]) -> list[Stored]:
+    """Those of the tenant in trouble."""
+    return [sample for sample in samples if team(sample) == "t-red"]
+
+
+def test_a_throttled_tenant_holds_up_no_other(tmp_path: Path) -> None:
+    """While one tenant is answered 429 the others get their pushes and repeats; later it gets its own, in order."""
+    busy = threading.Event()
+    busy.set()
+    with ScriptedReceiver() as receiver:
+        throttling(receiver, busy)
+        settings = small_queues(receiver)
+        with agent(tmp_path, "--push.hold-interval=1s", config=settings) as server:
+            with Load(server.port, writers=6, plan=push) as load:
+                wait_for(load.acknowledged, lambda count: count > 1500)
+                newest = max(number for number in numbers_of(load.log()))
+                # What was pushed when the tenant had far more waiting than it may have in hand.
+                wait_for(receiver.stored, lambda stored: sum((one.value or 0) > newest for one in stored) > 3)
+                assert of_red(receiver.stored(repeats=True)) == []
+            repeats = wait_for(
+                lambda: [one for one in receiver.stored(repeats=True) if one.timestamp_ms % 1000 == 0],
+                lambda found: {team(one) for one in found} >= {"t-blue", "shared"},
+            )
+            assert {team(one) for one in repeats} == {"t-blue", "shared"}
+            busy.clear()
+            account = settled_account(server.port)
+            stored = without_repeats(receiver.stored(repeats=True), 1000)
+    assert judge(load.log(), stored) == []
+    assert len(of_red(stored)) > 300
+    assert (account.left_over, account.pending, account.dropped, account.dead_lettered) == (0, 0, {}, {})
+
+
+def test_a_crash_while_a_tenant_is_throttled(tmp_path: Path) -> None:
+    """SIGKILL loses nothing of anybody; what the others had before and refuse to have again is said to be stored."""
+    busy, port = threading.Event(), free_port()
+    busy.set()
+    with ScriptedReceiver() as receiver:
+        throttling(receiver, busy)
+        settings = small_queues(receiver)
+        first = agent(tmp_path, config=settings, port=port)
+        with Load(port, writers=6, plan=push) as load:
+            wait_for(load.acknowledged, lambda count: count > 900)
+            first.kill()
+            with agent(tmp_path, config=settings, port=port) as server:
+                wait_for(load.acknowledged, lambda count: count > 1800)
+                load.stop()
+                assert of_red(receiver.stored(repeats=True)) == []
+                busy.clear()
+                account = settled_account(port)
+                letters = json.loads(request(port, "GET", "/api/v1/dead-letters?limit=1000").text)["data"]
+                stored = receiver.stored()
+            assert server.process.returncode == 0
+    assert judge(load.log(), stored, max_rewinds=1) == []
+    assert account.balanced
+    assert (account.pending, account.dropped) == (0, {})
+    assert all(letter["maybe_stored"] for letter in letters)
+    assert all(letter["tenant"] != "t-red" for letter in letters)
 
 
 def test_labels_that_make_no_tenant_are_refused(tmp_path: Path) -> None:
