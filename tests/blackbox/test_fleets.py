@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.blackbox.compliance import MESSAGES
-from tests.blackbox.fleets import Fleet, mimir, thanos
+from tests.blackbox.fleets import TENANT, Fleet, mimir, thanos
 from tests.blackbox.load import metrics, request, settled_account
 from tests.blackbox.oracle_requests import PROTOBUF, Request
 from tests.blackbox.poison import letters_in
@@ -133,3 +133,24 @@ def test_what_mimir_finds_too_long(version: str, tmp_path: Path) -> None:
     assert all("err-mimir-label-value-too-long" in letter.words for letter in letters)
     assert (final.balanced, final.pending, final.dead_lettered) == (True, 0, {"http_400": 10})
     assert seen[f'pushbridge_target_protocol{{target="target",version="{version}"}}'] == 1
+
+
+@needs("mimir")
+def test_a_tenant_over_its_rate_at_mimir(tmp_path: Path) -> None:
+    """While Mimir throttles one tenant another gets its pushes at once; the throttled one gets its own later."""
+    limits = tmp_path / "limits.yml"
+    limits.write_text("overrides: {noisy: {ingestion_rate: 2000, ingestion_burst_size: 2000}}\n", encoding="utf-8")
+    rules = 'web: {expose_groups: true}\nrules: [{match: {team: ".+"}, tenant: "{team}"}]\n'
+    with mimir(tmp_path / "mimir", f"-runtime-config.file={limits}") as fleet:
+        config = rules + fleet.target("queue_config: {capacity: 2000, max_samples_per_send: 1000}")
+        with agent(tmp_path / "agent", config=config) as server:
+            body = "".join(f'filling{{part="{part}"}} 1\n' for part in range(100)).encode()
+            for number in range(150):
+                assert request(server.port, "PUT", f"/metrics/job/j{number}/team/noisy", body).status == 200
+            push_ms = push(server, "quiet", b"numbered 1\n", grouping=f"/team/{TENANT}")
+            assert poll(lambda: (push_ms, "1.0") in sum(fleet.store.raw("quiet").values(), ()), True)
+            waiting = metrics(server.port)['pushbridge_samples_pending{target="target"}']
+            final = settled_account(server.port, within_s=100)
+    assert waiting > 5000
+    assert (final.left_over, final.pending, final.dead_lettered, final.dropped) == (0, 0, {}, {})
+    assert "status=429" in server.log_tail(100_000)
