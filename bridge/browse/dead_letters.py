@@ -27,6 +27,8 @@ _API = "/api/v1/dead-letters"
 _TIMEOUT_S = 300.0
 _MOST_WORDS = 200
 _MOST_REFUSALS = 5
+_MOST_LEFT_OUT = 500
+"""Tenants in a question; those of which it is longest known that nothing is taken are asked again if there are more."""
 Parameters = list[tuple[str, str]]
 
 
@@ -90,8 +92,9 @@ def show(*, file: str | None, path: str | None, letter_id: int, form: str) -> No
 def replay(*, url: str, target: str | None, ids: tuple[int, ...], dry_run: bool) -> None:
     """Send dead letters again to their target, with the times of then, oldest first.
 
-    What the target takes leaves the dead letters; what it refuses stays, with its newest words. Stops when the target
-    takes nothing at the moment. Exits 0 when all was taken, 1 when something was refused, damaged or not sent.
+    What the target takes leaves the dead letters; what it refuses stays, with its newest words. When it takes nothing
+    of a tenant at the moment, the rest of that tenant is left out. Exits 0 when all was taken, 1 when something was
+    refused, damaged or not sent.
     """
     chosen = _chosen(target, ids)
     if dry_run:
@@ -103,12 +106,16 @@ def replay(*, url: str, target: str | None, ids: tuple[int, ...], dry_run: bool)
     with told_faults():
         after: int | None = 0
         while after is not None:
-            after = tally.add(_ask(url, "POST", f"{_API}/replay", [*chosen, ("after", str(after))]))
+            parameters = [*chosen, *tally.left_out(), ("after", str(after))]
+            after = tally.add(_ask(url, "POST", f"{_API}/replay", parameters))
     click.echo(tally.summary())
     for (status, words), samples in tally.refused.most_common(_MOST_REFUSALS):
         tell(f"refused ({samples:,}): {status} {' '.join(words.split())[:_MOST_WORDS]}")
-    if tally.stopped:
-        tell(f"the target does not take it now: {tally.stopped}; what was not sent stays")
+    for tenant, words in sorted(tally.stopped.items()):
+        whose = f"letters of tenant {tenant}" if tenant else "letters without tenant"
+        # Where nobody has a tenant the word would only puzzle.
+        what = "it" if list(tally.stopped) == [""] else whose
+        tell(f"the target does not take {what} now: {words}; what was not sent stays")
     sys.exit(0 if tally.is_complete else 1)
 
 
@@ -143,7 +150,8 @@ class _Tally:
     taken: int = 0
     refused: Counter[tuple[int, str]] = field(default_factory=Counter)
     damaged: int = 0
-    stopped: str = ""
+    stopped: dict[str, str] = field(default_factory=dict)
+    """By tenant the reason why not all was sent."""
 
     def add(self, told: dict[str, Any]) -> int | None:
         """Count an answer; gives the letter to go on behind, None at the end."""
@@ -152,9 +160,14 @@ class _Tally:
         for one in told["refused"]:
             self.refused[one["status"], one["words"]] += one["samples"]
         self.damaged += len(told["damaged"])
-        self.stopped = told["stopped"]
+        for one in told["stopped"]:
+            self.stopped[one["tenant"]] = one["words"]
         after: int | None = told["next"]
         return after
+
+    def left_out(self) -> Parameters:
+        """Whose letters are not to be tried again behind those that were not taken."""
+        return [("without_tenant", tenant) for tenant in list(self.stopped)[-_MOST_LEFT_OUT:]]
 
     @property
     def is_complete(self) -> bool:

@@ -1,7 +1,8 @@
 """Dead letters sent once more to their target: what it takes now is told apart from what it still refuses.
 
-Owns when to give up, and the count per letter. How a request is sent, split and tried again is the courier's business;
-nothing is written here, and no order with the journal's own rows is kept: what was refused comes late.
+Owns when to give up, each tenant by itself, and the count per letter. How a request is sent, split and tried again is
+the courier's business; nothing is written here, and no order with the journal's own rows is kept: what was refused
+comes late.
 """
 
 import asyncio
@@ -66,24 +67,23 @@ class Resent:
     """Samples by status and words."""
     damaged: list[int] = field(default_factory=list)
     """Ids of letters that cannot be read."""
-    stopped: str = ""
-    """Why the rest was not sent, in the target's words; empty when nothing is left to send."""
+    stopped: dict[str, str] = field(default_factory=dict)
+    """By tenant why the rest of its letters was not sent, in the target's words."""
 
 
 async def resend(letters: Sequence[DeadLetter], way: Way, clock: Clock) -> Resent:
-    """Send letters of one target in their order, until all are settled or the target takes nothing at the moment."""
-    work = _Work(way, clock)
+    """Send letters of one target until all are settled, or left because nothing of their tenant is taken at the moment.
+
+    The tenants go side by side, so that none waits for another; the letters of each are sent in their order.
+    """
+    by_tenant: dict[str, list[DeadLetter]] = {}
     for letter in letters:
-        row = _row(letter)
-        if row is None:
-            work.resent.damaged.append(letter.id)
-            continue
-        work.open(letter)
-        for request in work.packer.add(letter.id, row):
-            await work.send(request)
-    for request in work.packer.flush():
-        await work.send(request)
-    return work.resent
+        by_tenant.setdefault(letter.tenant, []).append(letter)
+    resent, log = Resent(), ThrottledLog(way.name, way.url, clock.clock_s)
+    async with asyncio.TaskGroup() as tasks:
+        for tenant, of in by_tenant.items():
+            tasks.create_task(_Work(way, clock, log, tenant, resent).do(of))
+    return resent
 
 
 @dataclass(slots=True)
@@ -95,6 +95,11 @@ class _Letter:
     """Refused again."""
     refusal: Refusal | None = None
     """The newest."""
+
+    @property
+    def taken(self) -> int:
+        """Samples that the target has now."""
+        return self.letter.samples - self.waiting - len(self.fields)
 
     def left(self) -> DeadLetter:
         assert self.refusal is not None  # noqa: S101 - there is one wherever there are fields
@@ -109,35 +114,51 @@ class _Letter:
 
 
 class _Work:
-    def __init__(self, way: Way, clock: Clock) -> None:
-        self.resent = Resent()
-        self.packer = Packer(way.max_samples, MAX_BODY_BYTES)
+    """With the letters of one tenant."""
+
+    def __init__(self, way: Way, clock: Clock, log: ThrottledLog, tenant: str, resent: Resent) -> None:
+        """`resent` is told what became of them."""
+        self._tenant = tenant
+        self._resent = resent
+        self._packer = Packer(way.max_samples, MAX_BODY_BYTES)
         self._letters: dict[int, _Letter] = {}
         self._patience = _Patience(way.client, clock)
         self._courier = Courier(
             way.name,
             client=self._patience,
             observer=way.observer,
-            log=ThrottledLog(way.name, way.url, clock.clock_s),
+            log=log,
             pace=Pace(clock.clock_s, self._patience.pause, clock.random_01, way.min_backoff_s, _MOST_PAUSE_S),
             stopping=self._patience.over,
             progress=asyncio.Event(),
             probe=way.probe,
         )
 
-    def open(self, letter: DeadLetter) -> None:
-        self._letters[letter.id] = _Letter(letter, letter.samples)
+    async def do(self, letters: Sequence[DeadLetter]) -> None:
+        """Send them, as long as there is patience."""
+        for letter in letters:
+            row = _row(letter)
+            if row is None:
+                self._resent.damaged.append(letter.id)
+                continue
+            self._letters[letter.id] = _Letter(letter, letter.samples)
+            for request in self._packer.add(letter.id, row):
+                await self._send(request)
+        for request in self._packer.flush():
+            await self._send(request)
 
-    async def send(self, request: Request) -> None:
+    async def _send(self, request: Request) -> None:
         if self._patience.over.is_set():
             return
+        self._patience.maybe_stored = False
         refusals = await self._courier.settle(request)
         if self._patience.over.is_set():
             # What the target has of this request is not known well enough; it goes again as a whole.
-            self.resent.stopped = self._patience.why
-            if self._patience.maybe_stored:
-                letters = [self._letters[share.seq].letter for share in request.shares]
-                self.resent.left += [replace(letter, maybe_stored=True) for letter in letters]
+            self._resent.stopped[self._tenant] = self._patience.why
+            for share in request.shares:
+                known = self._letters[share.seq]
+                if self._patience.maybe_stored or known.taken:
+                    self._resent.left.append(replace(known.letter, maybe_stored=True))
             return
         self._settle(request, refusals or ())
 
@@ -151,18 +172,18 @@ class _Work:
                 if first < last and refusal.fields is not None:
                     known.fields += refusal.fields[first - refusal.start : last - refusal.start]
                     known.refusal = refusal
-                    self.resent.refused[refusal.status, refusal.words] += last - first
+                    self._resent.refused[refusal.status, refusal.words] += last - first
             known.waiting -= share.samples
             if not known.waiting:
                 self._close(known)
             start = stop
 
     def _close(self, known: _Letter) -> None:
-        self.resent.samples += known.letter.samples - len(known.fields)
+        self._resent.samples += known.taken
         if known.fields:
-            self.resent.left.append(known.left())
+            self._resent.left.append(known.left())
         else:
-            self.resent.taken.append(known.letter.id)
+            self._resent.taken.append(known.letter.id)
 
 
 class _Patience:
@@ -176,11 +197,13 @@ class _Patience:
         self.over = asyncio.Event()
         self.why = ""
         self.maybe_stored = False
+        """Whether the target may have something of what was sent since this was set to false."""
 
     async def send(self, block: bytes, attempt: int, tenant: str) -> Outcome:
         outcome = await self._client.send(block, attempt, tenant)
         if isinstance(outcome, Delivered | Rejected):
             self._unclear = 0
+            self.maybe_stored = self.maybe_stored or isinstance(outcome, Delivered)
             if isinstance(outcome, Rejected) and outcome.concerns_all:
                 # These words are about the sign-in or the address and must not replace those about the samples.
                 self._give_up(outcome.status, outcome.words)

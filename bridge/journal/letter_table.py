@@ -30,6 +30,8 @@ class LetterQuestion:
     before_id: int = NEVER_MS
     before_ms: int = NEVER_MS
     """Refused before that time."""
+    without_tenants: tuple[str, ...] = ()
+    """Not those of these tenants; "" is the letters that have none."""
 
     def where(self) -> tuple[str, tuple[object, ...]]:
         """Give the condition and its values."""
@@ -40,6 +42,8 @@ class LetterQuestion:
             terms.append(("target = ?", self.target))
         if self.ids is not None:
             terms.append(("id IN (SELECT value FROM json_each(?))", json.dumps(self.ids)))
+        if self.without_tenants:
+            terms.append(("tenant NOT IN (SELECT value FROM json_each(?))", json.dumps(self.without_tenants)))
         return " AND ".join(term for term, _ in terms), tuple(value for _, value in terms)
 
 

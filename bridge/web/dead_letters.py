@@ -26,12 +26,16 @@ _log = structlog.get_logger(__name__)
 _DEFAULT_LIMIT, _MOST = 100, 1000
 _MOST_SAMPLES = 50_000
 """In one answer, or sent again in one request: whoever wants more asks for the next ones."""
+_MOST_TENANTS = 50
+"""To which letters are sent at the same time, in one request."""
 _AT_ONCE, _PAUSE_S = 20, 0.001
 """Letters that are read before others have their turn."""
 _MOST_PARAMETERS = 1000
 _MOST_ID = 1 << 62
 _BOOLEANS = {"true": True, "false": False}
 _CHOOSING = ("target", "id", "before", "until")
+_SEVERAL = ("id", "without_tenant")
+"""Parameters that may be there several times."""
 
 SendAgain = Callable[[str, Sequence[DeadLetter]], Coroutine[None, None, Resent | None]]
 
@@ -103,7 +107,7 @@ class DeadLetters:
     async def replay(self, query: str) -> web.Response:
         """Answer POST /api/v1/dead-letters/replay: send the oldest of those that are meant again, behind an id."""
         try:
-            given = _Query(query, (*_CHOOSING, "after", "limit", "dry_run"))
+            given = _Query(query, (*_CHOOSING, "without_tenant", "after", "limit", "dry_run"))
             wanted = self._choice(given)
             limit, dry_run = given.number("limit", _MOST, _MOST), given.boolean("dry_run")
         except ValueError as error:
@@ -130,13 +134,13 @@ class DeadLetters:
             if target is not None and await self._send_again(target, []) is None:
                 return self._no_target(target)
             return responses.api(_told(Resent(), 0, None))
-        few = _up_to(letters, _MOST_SAMPLES)
+        few = _up_to(letters, _MOST_SAMPLES, _MOST_TENANTS)
         more = more or len(few) < len(letters)
         resent = await self._send_again(targets[0], few)
         if resent is None:
             return self._no_target(targets[0])
         await self._committer.settle_letters(resent.taken, resent.left)
-        return responses.api(_told(resent, len(few), few[-1].id if more and not resent.stopped else None))
+        return responses.api(_told(resent, len(few), few[-1].id if more else None))
 
     def _is_nobody(self, target: str | None) -> bool:
         """Whether no target has this name and no letter is of it: a slip must not look as if all were well."""
@@ -158,8 +162,14 @@ class DeadLetters:
             before_ms = NEVER_MS if until is None else parse_moment_ms(until, self._now_ms())
         except ValueError as error:
             raise ValueError(f"until: {error}") from error
-        before_id = given.number("before", _MOST_ID, _MOST_ID)
-        return LetterQuestion(target, ids or None, given.number("after", 0, _MOST_ID, least=0), before_id, before_ms)
+        return LetterQuestion(
+            target,
+            ids or None,
+            given.number("after", 0, _MOST_ID, least=0),
+            given.number("before", _MOST_ID, _MOST_ID),
+            before_ms,
+            given.all("without_tenant"),
+        )
 
     async def _documents(self, letters: list[DeadLetter], *, bounded: bool = False) -> list[dict[str, Any]]:
         documents: list[dict[str, Any]] = []
@@ -173,12 +183,13 @@ class DeadLetters:
         return documents
 
 
-def _up_to(letters: list[DeadLetter], most_samples: int) -> list[DeadLetter]:
-    """Give the first letters that have so many samples together, one at least."""
-    samples = 0
+def _up_to(letters: list[DeadLetter], most_samples: int, most_tenants: int = _MOST) -> list[DeadLetter]:
+    """Give the first letters that have so many samples and tenants together, one at least."""
+    samples, tenants = 0, set[str]()
     for number, letter in enumerate(letters):
         samples += letter.samples
-        if number and samples > most_samples:
+        tenants.add(letter.tenant)
+        if number and (samples > most_samples or len(tenants) > most_tenants):
             return letters[:number]
     return letters
 
@@ -193,7 +204,7 @@ def _told(resent: Resent, letters: int, last_id: int | None) -> dict[str, Any]:
             for (status, words), samples in resent.refused.most_common()
         ],
         "damaged": resent.damaged,
-        "stopped": resent.stopped,
+        "stopped": [{"tenant": tenant, "words": words} for tenant, words in sorted(resent.stopped.items())],
         "next": last_id,
     }
 
@@ -212,12 +223,12 @@ class _Query:
         for name, _ in self._pairs:
             if name not in known:
                 raise ValueError(f"unknown parameter {name!r}: want {', '.join(known[:-1])} or {known[-1]}")
-            if name != "id":
+            if name not in _SEVERAL:
                 self.one(name)
 
     def one(self, name: str) -> str | None:
         """Give the value of a parameter that may be there once."""
-        values = [value for other, value in self._pairs if other == name]
+        values = self.all(name)
         if len(values) > 1:
             raise ValueError(f"{name}: got {' and '.join(map(repr, values))}, want one value")
         return values[0] if values else None
@@ -227,9 +238,13 @@ class _Query:
         text = self.one(name)
         return default if text is None else _number(name, text, most, least)
 
+    def all(self, name: str) -> tuple[str, ...]:
+        """Give every value of a parameter."""
+        return tuple(value for other, value in self._pairs if other == name)
+
     def numbers(self, name: str) -> tuple[int, ...]:
-        """Give every number of a parameter that may be there several times."""
-        return tuple(_number(name, value, _MOST_ID, 1) for other, value in self._pairs if other == name)
+        """Give every number of a parameter."""
+        return tuple(_number(name, value, _MOST_ID, 1) for value in self.all(name))
 
     def boolean(self, name: str) -> bool:
         """Give true or false, which is the default."""

@@ -122,6 +122,8 @@ class ScriptedReceiver:
         self._then = then
         self.judge: Callable[[Sequence[Stored]], Step | None] = lambda _: None
         """Stands over the rules for what is bad: gives what happens to a request, by its samples."""
+        self.by_tenant: dict[str, Step] = {}
+        """Stands over all but the script: what happens to requests with this X-Scope-OrgID."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api/v1/write"
         self._partial = partial
@@ -233,7 +235,7 @@ class ScriptedReceiver:
             request = replace(request, message=message, samples=tuple(_samples(message)))
         with self._changed:
             if scripted is None:
-                judged = self.judge(request.samples)
+                judged = self.by_tenant.get(request.headers.get("x-scope-orgid", "")) or self.judge(request.samples)
                 step, good = self._by_samples(request.samples) if judged is None else (judged, ())
                 request = replace(request, step=step, good=good)
             self._requests.append(request)

@@ -17,17 +17,23 @@ from tests.blackbox.servers import Server, agent
 
 HIDDEN = "s3cret"
 WORDS = "out of order sample"
+MOST_SAMPLES_A_REQUEST = 50_000
+"""That the API sends again; the command asks for the next ones."""
 Judge = Callable[[Sequence[Stored]], Step | None]
 
 
-def refusing(*names: str, words: str = WORDS) -> Judge:
+def refusing(*bad: str, words: str = WORDS) -> Judge:
     """Refuse requests that hold a series with one of these names, and keep nothing of them."""
 
     def judge(samples: Sequence[Stored]) -> Step | None:
-        bad = any(dict(sample.series)["__name__"] in names for sample in samples)
-        return Step(400, words.encode()) if bad else None
+        return Step(400, words.encode()) if names(samples) & set(bad) else None
 
     return judge
+
+
+def names(samples: Sequence[Stored]) -> set[str]:
+    """The names of series."""
+    return {dict(sample.series)["__name__"] for sample in samples}
 
 
 def taking(_: Sequence[Stored]) -> None:
@@ -178,6 +184,41 @@ def test_without_an_agent(server: Server, receiver: ScriptedReceiver, tmp_path: 
         assert run(restarted, "replay", "--id=1").returncode == 0
         assert values(receiver)[-1] == ("bad", 2.0)
         assert account(restarted.port).balanced
+
+
+def test_a_tenant_that_is_still_refused_holds_up_no_other(tmp_path: Path) -> None:
+    """One command brings home all of a tenant behind many letters of one that is not taken, which is asked once."""
+    refused = Step(401, b"who are you?")
+    rules = 'rules: [{match: {team: ".+"}, tenant: "{team}"}]\n'
+    with ScriptedReceiver() as receiver, agent(tmp_path, config=rules + receiver.config) as server:
+        receiver.by_tenant = {"red": refused, "blue": refused}
+        many = "".join(f'many{{number="{number}"}} 1\n' for number in range(20_000)).encode()
+        for job, team, body in (("a", "red", many), ("b", "red", many), ("c", "red", many), ("d", "blue", b"few 7\n")):
+            answer = request(server.port, "PUT", f"/metrics/job/{job}/team/{team}?ttl=0", body)
+            assert answer.status == 200
+            before = settled_account(server.port)
+        letters = listed(server)
+        assert [letter["tenant"] for letter in letters] == ["blue", *["red"] * (len(letters) - 1)]
+        assert sum(letter["samples"] for letter in letters[1:]) > MOST_SAMPLES_A_REQUEST
+        sent_before = len(receiver.requests())
+
+        receiver.by_tenant = {"red": refused}
+        done = run(server, "replay", "--target=target")
+        assert (done.returncode, done.stdout.startswith("sent 3 samples of ")) == (1, True)
+        words = "the target does not take letters of tenant red now: 401: who are you?; what was not sent stays"
+        assert done.stderr == f"pushbridge: {words}\n"
+        sent = [one for one in receiver.requests()[sent_before:] if "many" in names(one.samples)]
+        assert [one.headers["x-scope-orgid"] for one in sent] == ["red"]
+        assert "few" in names(receiver.stored())
+        assert listed(server) == letters[1:]
+        assert account(server.port) == before
+        assert before.balanced
+
+        receiver.by_tenant = {}
+        assert run(server, "replay", "--target=target").returncode == 0
+        assert listed(server) == []
+        assert sum(dict(sample.series)["__name__"] == "many" for sample in receiver.stored()) == 60_000
+        assert account(server.port) == before
 
 
 def test_a_sign_in_that_fails_costs_no_words(server: Server, receiver: ScriptedReceiver) -> None:

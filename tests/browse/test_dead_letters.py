@@ -1,7 +1,10 @@
 """`pushbridge dead-letters` on a journal without an agent: what is printed, told and refused."""
 
+import asyncio
 import json
+import sys
 import time
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
@@ -11,14 +14,18 @@ from bridge.cli import main
 from bridge.journal.rows import Batch, CursorRow, DeadLetter
 from bridge.journal.store import Journal
 from tests.browse.journals import AT_MS, MAX_BYTES, body, record, write
+from tests.journal.test_committer import DEADLINE_S
+from tests.web.test_dead_letters import site_with
+from tests.web.test_receipts import target
+from tests.web.test_server import Site
 
 FIRST = "2023-11-14T22:13:20.000Z"
 
 
-def letter(number: int, *names: str, tenant: str = "", target: str = "t") -> DeadLetter:
+def letter(number: int, *names: str, tenant: str = "", of: str = "t") -> DeadLetter:
     """A letter of row `number`."""
     series = body(AT_MS, "j", [(name, None if name == "end" else 1.0) for name in names])
-    return DeadLetter(number, len(names), 400, "no\n", number > 1, series, tenant, target, AT_MS + 5)
+    return DeadLetter(number, len(names), 400, "no\n", number > 1, series, tenant, of, AT_MS + 5)
 
 
 def add(directory: Path, *letters: DeadLetter) -> None:
@@ -34,7 +41,7 @@ def directory(tmp_path: Path) -> Path:
     """A journal with a push, a letter of it, and two of what is forgotten."""
     directory = tmp_path / "data"
     write(directory, record(AT_MS, "j", ("a", 1.0)))
-    add(directory, letter(1, "a"), letter(7, "b", "end", tenant="red"), letter(8, *"abcdefghijkl", target="u"))
+    add(directory, letter(1, "a"), letter(7, "b", "end", tenant="red"), letter(8, *"abcdefghijkl", of="u"))
     return directory
 
 
@@ -96,6 +103,37 @@ def test_thousands_are_listed_quickly(directory: Path) -> None:
         done = invoke("list", *flags, f"--storage.path={directory}")
         assert done.exit_code == 0
         assert time.process_time() - started_s < most_s
+
+
+async def replay(site: Site) -> tuple[int | None, str, list[str]]:
+    """Exit code, output and told lines of a replay that asks an agent."""
+    command = (sys.executable, "-m", "bridge", "dead-letters", "replay", "--target=t0", f"--url={site.url}")
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    async with asyncio.timeout(DEADLINE_S):
+        out, told = await process.communicate()
+    return process.returncode, out.decode(), told.decode().splitlines()
+
+
+async def test_replay_tells_of_each_tenant_why_it_was_not_sent(tmp_path: Path) -> None:
+    """A line for each, and one for letters that have none; where nobody has one, no tenant is spoken of."""
+    async with target(401, "who?") as receiver:
+        async with site_with(tmp_path / "tenants", receiver.url, "red", "", "blue") as site:
+            code, out, told = await replay(site)
+            assert (code, out) == (1, "sent 0 samples of 3 dead letters\n")
+        async with site_with(tmp_path / "none", receiver.url, "", "") as site:
+            told += (await replay(site))[2]
+    whom = ("letters without tenant", "letters of tenant blue", "letters of tenant red", "it")
+    assert told == [
+        f"pushbridge: the target does not take {what} now: 401: who?; what was not sent stays" for what in whom
+    ]
+
+
+async def test_replay_goes_on_behind_very_many_tenants_that_are_refused(tmp_path: Path) -> None:
+    """No number of them makes a question that is too long."""
+    tenants = [f"x{number}" for number in range(1100)]
+    async with target(401, "who?") as receiver, site_with(tmp_path, receiver.url, *tenants) as site:
+        code, out, told = await replay(site)
+    assert (code, out, len(told)) == (1, "sent 0 samples of 1,100 dead letters\n", 1100)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Dead letters sent again: what is taken, what is left with which words, and when it gives up."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,8 @@ class Target:
 
     judge: Judge = lambda _: TAKEN
     answers: list[Outcome] = field(default_factory=list)
+    by_tenant: dict[str, Outcome] = field(default_factory=dict)
+    """Stands over the others."""
     sent: list[list[str]] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     tenants: list[str] = field(default_factory=list)
@@ -47,7 +50,7 @@ class Target:
         self.sent.append(names)
         self.tenants.append(tenant)
         self.clock.now_s += self.seconds
-        outcome = self.answers.pop(0) if self.answers else self.judge(set(names))
+        outcome = self.by_tenant.get(tenant) or (self.answers.pop(0) if self.answers else self.judge(set(names)))
         if isinstance(outcome, Delivered):
             self.taken += names
         return outcome
@@ -117,7 +120,7 @@ async def test_it_gives_up_when_nothing_is_taken(answer: Outcome, tries: int, ma
     letters = letter(1, "a"), letter(2, "b")
     done = await target.resend(*letters, max_samples=1)
     words = "no answer: away" if answer.status is None else f"{answer.status}: {getattr(answer, 'words', '')}"
-    assert done == Resent(left=[letter(1, "a", maybe_stored=True)] if maybe_stored else [], stopped=words)
+    assert done == Resent(left=[letter(1, "a", maybe_stored=True)] if maybe_stored else [], stopped={"": words})
     assert target.sent == [["a"]] * tries
     assert target.clock.now_s < 15
 
@@ -125,8 +128,57 @@ async def test_it_gives_up_when_nothing_is_taken(answer: Outcome, tries: int, ma
 async def test_a_slow_failure_is_not_waited_for_long() -> None:
     """A target that lets every request run into its timeout is asked once only."""
     target = Target(lambda _: RetryLater(None, None, "timeout"), seconds=30.0)
-    assert (await target.resend(letter(1, "a"))).stopped == "no answer: timeout"
+    assert (await target.resend(letter(1, "a"))).stopped == {"": "no answer: timeout"}
     assert len(target.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [RetryLater(None, None, "away"), RetryLater(60.0, 429, "wait"), Rejected(401, "who?")]
+)
+async def test_a_tenant_that_is_not_taken_holds_up_no_other(answer: Outcome) -> None:
+    """Its letters stay, and it is told why; those of the others before, between and behind them are sent."""
+    target = Target(by_tenant={"x": answer})
+    letters = [
+        letter(number, f"n{number}", tenant=tenant) for number, tenant in enumerate(("x", "y", "x", "", "x", "y"))
+    ]
+    done = await target.resend(*letters, max_samples=1)
+    assert (sorted(done.taken), list(done.stopped)) == ([1, 3, 5], ["x"])
+    assert [name for name in target.taken if name != "n3"] == ["n1", "n5"]
+    assert {name for names in target.sent for name in names} == {"n0", "n1", "n3", "n5"}
+
+
+async def test_tenants_run_into_timeouts_together() -> None:
+    """With many tenants, a target that answers nobody is waited for as long as with one."""
+    everybody = asyncio.Barrier(50)
+
+    class Silent(Target):
+        async def send(self, block: bytes, attempt: int, tenant: str) -> Outcome:
+            await everybody.wait()
+            return await super().send(block, attempt, tenant)
+
+    target = Silent(lambda _: RetryLater(None, None, "timeout"), seconds=30.0)
+    async with asyncio.timeout(10):
+        done = await target.resend(*(letter(number, "a", tenant=f"x{number}") for number in range(50)))
+    assert done.stopped == {f"x{number}": "no answer: timeout" for number in range(50)}
+    assert len(target.sent) == 50
+
+
+@pytest.mark.parametrize(("max_samples", "answers"), [(2, [TAKEN]), (4, [NO, TAKEN])])
+async def test_a_letter_of_which_a_part_is_taken_says_so_when_it_stays(
+    max_samples: int, answers: list[Outcome]
+) -> None:
+    """One part arrived, of a letter over several requests or of one that was split, and then nothing was taken."""
+    target = Target(answers=[*answers, Rejected(401, "who?")])
+    parts = letter(1, "a", "b", "c", "d")
+    done = await target.resend(parts, max_samples=max_samples)
+    assert done == Resent(left=[replace(parts, maybe_stored=True)], stopped={"": "401: who?"})
+
+
+async def test_a_doubt_that_is_over_marks_no_other_letter() -> None:
+    """A request without an answer that is taken later says nothing about the one behind it."""
+    target = Target(answers=[RetryLater(None, 503, "busy"), TAKEN, Rejected(401, "who?")])
+    done = await target.resend(letter(1, "a"), letter(2, "b"), max_samples=1)
+    assert done == Resent(taken=[1], samples=1, stopped={"": "401: who?"})
 
 
 async def test_a_short_trouble_is_waited_out() -> None:
@@ -139,5 +191,5 @@ async def test_a_500_for_bad_data_is_a_refusal() -> None:
     """Receivers that answer 500 to the data, and take a probe, do not hold up the letters behind."""
     target = Target(lambda names: RetryLater(None, 500, "bug") if "a" in names else TAKEN)
     done = await target.resend(letter(1, "a"), letter(2, "b"), max_samples=1)
-    assert (done.taken, [left.words for left in done.left], done.stopped) == ([2], ["bug"], "")
+    assert (done.taken, [left.words for left in done.left], done.stopped) == ([2], ["bug"], {})
     assert [left.maybe_stored for left in done.left] == [True]

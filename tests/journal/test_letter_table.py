@@ -167,7 +167,12 @@ def letter(at_ms: int, target: str = "a", samples: int = 1, body: bytes = b"body
     return DeadLetter(7, samples, 400, "no", maybe_stored=False, body=body, target=target, at_ms=at_ms)
 
 
-LETTERS = letter(10), letter(20, "b", 2), letter(30, "a", 3), letter(40, "b", 4)
+LETTERS = (
+    letter(10),
+    replace(letter(20, "b", 2), tenant="red"),
+    letter(30, "a", 3),
+    replace(letter(40, "b", 4), tenant="blue"),
+)
 
 
 def write(journal: Journal, *letters: DeadLetter) -> None:
@@ -206,6 +211,9 @@ def ids(history: History, wanted: LetterQuestion = ALL, limit: int = 100) -> lis
         (LetterQuestion(ids=(1, 4, 9)), [4, 1]),
         (LetterQuestion("a", ids=(1, 4, 9)), [1]),
         (LetterQuestion(ids=()), []),
+        (LetterQuestion(without_tenants=("",)), [4, 2]),
+        (LetterQuestion("b", without_tenants=("red", "none")), [4]),
+        (LetterQuestion(without_tenants=("red", "", "blue")), []),
     ],
 )
 def test_what_is_meant(journal: Journal, history: History, wanted: LetterQuestion, found: list[int]) -> None:
@@ -230,7 +238,7 @@ def test_long_bodies_are_read_when_they_are_asked_for(history: History) -> None:
 
 def test_a_replay_leaves_what_was_refused_again(journal: Journal, history: History) -> None:
     """What was taken goes; the rest keeps its number and time and has the newest words."""
-    left = DeadLetter(7, 2, 422, "still no", maybe_stored=True, body=b"rest", target="b", at_ms=99, id=4)
+    left = DeadLetter(7, 2, 422, "still no", maybe_stored=True, body=b"rest", tenant="blue", target="b", at_ms=99, id=4)
     journal.change_letters(partial(letter_table.settle, taken=(1, 2), left=(left, replace(left, id=99))))
     journal.commit()
     assert history.dead_letters(ALL, 100) == [replace(left, at_ms=40), replace(LETTERS[2], id=3)]

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from bridge.groups import key_of
 from bridge.journal.rows import Batch, CursorRow, DeadLetter, Record
@@ -14,18 +16,20 @@ from bridge.journal.store import Journal
 from bridge.wire import snappy_block
 from tests.journal.test_committer import MIB, locked
 from tests.made import encode_series
+from tests.test_peer import serving
 from tests.web.test_receipts import Target, is_refused, target
 from tests.web.test_server import Site, running
 
 LETTERS = "/api/v1/dead-letters"
 AT_MS = 1_700_000_000_000
+KEEPING: dict[str, object] = {"dead_letter_retention": "100y"}
 NOTHING = {
     "dry_run": False,
     "letters": 0,
     "taken": 0,
     "refused": [],
     "damaged": [],
-    "stopped": "",
+    "stopped": [],
     "next": None,
 }
 
@@ -62,8 +66,19 @@ async def site(tmp_path: Path, receiver: Target) -> AsyncIterator[Site]:
     journal.write(Batch((row,), cursors=(cursor,), letters=(FEW, MANY, ELSEWHERE, KNOWN)))
     journal.commit()
     journal.close()
-    keeping: dict[str, object] = {"dead_letter_retention": "100y"}
-    async with running(tmp_path, receiver.url, storage=keeping) as started:
+    async with running(tmp_path, receiver.url, storage=KEEPING) as started:
+        yield started
+
+
+@asynccontextmanager
+async def site_with(directory: Path, url: str, *tenants: str) -> AsyncIterator[Site]:
+    """An agent with one target, and a letter of each of these tenants."""
+    journal = Journal.open(directory, max_bytes=64 * MIB, now_ms=AT_MS)
+    letters = tuple(replace(FEW, tenant=tenant) for tenant in tenants)
+    journal.write(Batch(cursors=(CursorRow("t0", 0, 0, 0, ()),), letters=letters))
+    journal.commit()
+    journal.close()
+    async with running(directory, url, storage=KEEPING) as started:
         yield started
 
 
@@ -151,8 +166,36 @@ async def test_replay_that_is_refused(site: Site, receiver: Target) -> None:
     assert told["refused"] == [{"status": 422, "words": "still no", "samples": 12}]
     assert [(one["id"], one["words"]) for one in await data(site)][-2:] == [(2, "still no"), (1, "still no")]
     receiver.status, receiver.words = 403, "not you"
-    assert (await replay(site, "?target=t0"))["stopped"] == "403: not you"
+    assert (await replay(site, "?target=t0"))["stopped"] == [{"tenant": "", "words": "403: not you"}]
     assert [one["words"] for one in await data(site)] == ["no", "no", "still no", "still no"]
+
+
+async def test_a_tenant_that_is_refused_holds_up_no_other(tmp_path: Path) -> None:
+    """It is told who was not taken and why; whoever goes on may leave tenants out, and is given the next ones."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        await request.read()
+        refused = request.headers.get("X-Scope-OrgID") in {None, "red"}
+        return web.Response(status=401, text="who?") if refused else web.Response(status=204)
+
+    tenants = ("red", "", "blue", "red", "blue", "")
+    async with serving(answer) as host, site_with(tmp_path, f"http://{host}/write", *tenants) as site:
+        told = await replay(site, "?target=t0&limit=4")
+        stopped = [{"tenant": tenant, "words": "401: who?"} for tenant in ("", "red")]
+        assert told == {**NOTHING, "letters": 4, "taken": 1, "stopped": stopped, "next": 4}
+        left_out = "without_tenant=red&without_tenant="
+        counted = await replay(site, f"?target=t0&{left_out}&dry_run=true")
+        assert counted == {"dry_run": True, "letters": 1, "samples": 1}
+        assert await replay(site, f"?target=t0&{left_out}&after=4") == {**NOTHING, "letters": 1, "taken": 1}
+        assert await ids(site) == [6, 4, 2, 1]
+
+
+async def test_not_very_many_tenants_at_the_same_time(tmp_path: Path, receiver: Target) -> None:
+    """A request ends before the letter that is of one tenant too many, and tells where to go on."""
+    tenants = [f"x{number}" for number in range(50)]
+    async with site_with(tmp_path, receiver.url, *tenants, *tenants, "y", "x1") as site:
+        assert await replay(site, "?target=t0") == {**NOTHING, "letters": 100, "taken": 100, "next": 100}
+        assert await replay(site, "?target=t0&after=100") == {**NOTHING, "letters": 2, "taken": 2}
 
 
 async def test_replay_to_nobody(site: Site) -> None:
@@ -206,7 +249,8 @@ async def test_a_slip_in_a_target_is_told(site: Site, method: str, path: str) ->
         ("DELETE", "?target=t0&limit=1", "unknown parameter 'limit': want target, id, before, until or confirm"),
         ("POST", "?before=9", "no target and no id: want target=NAME, or id=ID for each letter"),
         ("POST", "?target=t0&after=-1", "after: got '-1', want the id of a dead letter"),
-        ("POST", "?target=t0&confirm=true", "unknown parameter 'confirm': want target, id, before, until, after, "),
+        ("POST", "?target=t0&confirm=true", "unknown parameter 'confirm': want target, id, before, until, without_"),
+        ("DELETE", "?target=t0&without_tenant=a", "unknown parameter 'without_tenant': want target, id, before, "),
     ],
 )
 async def test_questions_that_are_wrong(site: Site, method: str, query: str, words: str) -> None:
@@ -232,7 +276,7 @@ async def test_a_damaged_letter(tmp_path: Path, receiver: Target) -> None:
     journal.write(Batch(cursors=(CursorRow("t0", 0, 0, 0, ()),), letters=(replace(FEW, body=b"\xff\xff"),)))
     journal.commit()
     journal.close()
-    async with running(tmp_path, receiver.url, storage={"dead_letter_retention": "100y"}) as site:
+    async with running(tmp_path, receiver.url, storage=KEEPING) as site:
         (shown,) = await data(site)
         assert (shown["series"], shown["labels"]) == (None, {})
         assert await replay(site, "?id=1") == {**NOTHING, "letters": 1, "damaged": [1]}
