@@ -69,6 +69,7 @@ class Lanes:
         self._has_tenants = has_tenants
         self._is_settled = is_settled
         self._lanes: dict[str, _Lane] = {}
+        self._left_rows = 0
         self._running: set[asyncio.Task[None]] = set()
 
     @property
@@ -113,20 +114,23 @@ class Lanes:
         if lane is None or not lane.lags:
             return False
         lane.left.append(Left(tenant, seq, samples))
+        self._left_rows += 1
         lane.seqs.append(seq)
         return True
 
     def next_left(self) -> Left | None:
         """Give a row that was left and may be read again, None when there is none; it comes again until `take_back`."""
-        for lane in self._lanes.values() if self._has_tenants else ():
-            if lane.left and not lane.slow and lane.shards.taken < self._room():
-                return lane.left[0]
+        if self._left_rows:
+            room = self._room()
+            for lane in self._lanes.values():
+                if lane.left and not lane.slow and lane.shards.taken < room:
+                    return lane.left[0]
         return None
 
     def take_back(self, left: Left) -> None:
         """Know that a row that was left is read again."""
-        lane = self._lanes[left.tenant]
-        lane.left.popleft()
+        self._lanes[left.tenant].left.popleft()
+        self._left_rows -= 1
 
     def lags(self, tenant: str) -> bool:
         """Whether others do not wait for this tenant."""

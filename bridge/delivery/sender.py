@@ -227,7 +227,7 @@ class Sender:
                 entries = self._reader.read(left.seq - 1, 1, 1)
             except JournalUnavailableError as error:
                 await self._unless_stopped(self._journal_failed("read", 1, error))
-                return
+                break
             self._lanes.take_back(left)
             if entries and entries[0].seq == left.seq:
                 self._take(entries[0], oldest_ms, self._window.reopen)
