@@ -19,13 +19,15 @@ from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.connect import connect
 from bridge.delivery.metadata import MetadataSender, MetadataTimes
 from bridge.delivery.negotiation import Negotiation
+from bridge.delivery.options import Options
 from bridge.delivery.resend import Clock, Resent, Way, resend
 from bridge.delivery.rewrite import TargetRules
-from bridge.delivery.sender import Options, Sender
+from bridge.delivery.sender import Sender
 from bridge.delivery.target import rules_of_target, wants_version_2
 from bridge.errors import PushRefusedError
 from bridge.heartbeat import Heartbeat
 from bridge.hold import TargetHold
+from bridge.journal import ahead
 from bridge.journal.committer import Committer
 from bridge.journal.reader import JournalReader
 from bridge.journal.rows import DeadLetter
@@ -37,6 +39,9 @@ from bridge.settings import Settings
 from bridge.telemetry import Telemetry
 
 _log = structlog.get_logger(__name__)
+_AHEAD_INTERVAL_S = 5.0
+_AHEAD_ROWS = 100
+"""Fewer are in flight at any time, and are sent again after a crash as those are."""
 _WANTED = {
     NATIVE_DISABLED: "send_native_histograms: true",
     CUSTOM_IN_RW1: "protobuf_message: io.prometheus.write.v2.Request",
@@ -56,7 +61,7 @@ class Outlets:
 
     @asynccontextmanager
     async def open(self, target: RemoteWrite) -> AsyncIterator[Sender]:
-        """Hand over a target's sender; metadata goes out beside it until the block ends."""
+        """Hand over a target's sender; metadata and notes of what got ahead are sent beside it until the block ends."""
         await self._take_back(target.target)
         self.telemetry.have_target(target.target)
         note_missing = cache(partial(_note_missing, target.target))
@@ -71,15 +76,18 @@ class Outlets:
         # The disk has a row a moment before the groups know of it; a repeat in that moment would follow it.
         with JournalReader(self.journal.path, lambda: self.committer.known_seq) as reader:
             async with self._connect(target) as client:
-                if not target.metadata_config.send:
-                    yield self._sender(target, client, reader, rules)
-                    return
-                describing = asyncio.create_task(self._metadata(target, client, rules).run())
+                sender = self._sender(target, client, reader, rules)
+                beside = [self._keep_ahead(target.target, sender)]
+                if target.metadata_config.send:
+                    beside.append(self._metadata(target, client, rules).run())
+                tasks = [asyncio.create_task(one) for one in beside]
                 try:
-                    yield self._sender(target, client, reader, rules)
+                    yield sender
                 finally:
-                    describing.cancel()
-                    await asyncio.gather(describing, return_exceptions=True)
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+                    self._leave_ahead(target.target, sender.delivered_ahead)
 
     async def _take_back(self, name: str) -> None:
         """Count what left the journal in the hands of a sender before this one; at the start that is done already."""
@@ -88,6 +96,28 @@ class Outlets:
             # Where the disk takes no word of it, the next start counts it.
             with suppress(PushRefusedError):
                 await self.committer.submit(partial(self._book_gone, name))
+
+    def _standing(self, name: str) -> ahead.Standing:
+        return ahead.Standing(self.journal.id, self.committer.ledger.cursors[name].seq, self.journal.end_seq)
+
+    async def _keep_ahead(self, name: str, sender: Sender) -> None:
+        while True:
+            await asyncio.sleep(_AHEAD_INTERVAL_S)
+            if len(seqs := sender.delivered_ahead) >= _AHEAD_ROWS:
+                self._leave_ahead(name, seqs)
+
+    def _leave_ahead(self, name: str, seqs: Sequence[int]) -> None:
+        try:
+            ahead.leave(self.journal.path.parent, name, self._standing(name), seqs)
+        except OSError as error:
+            _log.warning("delivered_rows_not_noted", target=name, rows=len(seqs), error=error.strerror)
+
+    def _take_ahead(self, name: str) -> frozenset[int]:
+        try:
+            return ahead.take(self.journal.path.parent, name, self._standing(name))
+        except OSError as error:
+            _log.warning("delivered_rows_not_known", target=name, error=error.strerror)
+            return frozenset()
 
     def _book_gone(self, name: str, staging: Staging) -> None:
         cursor = staging.cursors.get(name) or staging.ledger.cursors[name]
@@ -153,6 +183,7 @@ class Outlets:
             random_01=random.random,
             cursor=committer.ledger.cursors[target.target].seq,
             sent_before=self.journal.end_seq,
+            delivered_before=self._take_ahead(target.target),
             options=self._options(target, rules),
             probe=self._probe,
         )

@@ -31,6 +31,7 @@ LEVELS = (
         "bridge.moments",
         "bridge.journal.news",
         "bridge.journal.cursor_table",
+        "bridge.journal.ahead",
         "bridge.journal.directory",
         "bridge.journal.notes",
         "bridge.journal.run_table",
@@ -75,7 +76,7 @@ LEVELS = (
     },
     {"bridge.registry", "bridge.delivery.target", "bridge.delivery.window", "bridge.browse.series"},
     {"bridge.delivery.courier", "bridge.delivery.shards"},
-    {"bridge.delivery.lanes", "bridge.delivery.repeats"},
+    {"bridge.delivery.lanes", "bridge.delivery.options", "bridge.delivery.repeats"},
     {"bridge.limits", "bridge.runs", "bridge.schedule"},
     {
         "bridge.flatten",

@@ -6,18 +6,18 @@ writing the journal, HTTP and metrics are given in.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from typing import Protocol
 
-from bridge.delivery.backoff import MAX_BACKOFF_S, MIN_BACKOFF_S, backoff_s
+from bridge.delivery.backoff import backoff_s
 from bridge.delivery.batch import Request
 from bridge.delivery.confirmations import Confirm, Confirmations
-from bridge.delivery.courier import Client, Courier, Observer, OnRejected, Pace
+from bridge.delivery.courier import Client, Courier, Observer, Pace
 from bridge.delivery.first_of import first_of
 from bridge.delivery.lanes import Lanes
+from bridge.delivery.options import Options
 from bridge.delivery.repeats import Hold, Repeats
-from bridge.delivery.rewrite import TargetRules, prepare
+from bridge.delivery.rewrite import prepare
 from bridge.delivery.scaling import average, wanted_shards
 from bridge.delivery.throttle import ThrottledLog
 from bridge.delivery.window import Refusal, Window
@@ -39,28 +39,6 @@ _CALM_S = 10.0
 """So long after the last backlog the shards for it are given up."""
 MAX_ROWS = 50_000
 """From the first that is not settled on; a crash sends them again. While one request fails the others go on so far."""
-_NO_RULES = TargetRules()
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is set for a target: its queue in the words of Prometheus' queue_config, and its rules."""
-
-    max_samples_per_send: int = 2000
-    max_body_bytes: int = 8 << 20
-    """Of a request, uncompressed."""
-    capacity: int = 10_000
-    """Samples of one shard that are read and not settled."""
-    min_shards: int = 1
-    max_shards: int = 50
-    min_backoff_s: float = MIN_BACKOFF_S
-    max_backoff_s: float = MAX_BACKOFF_S
-    batch_send_deadline_s: float = 5.0
-    """How long a request waits to be full while there is a backlog."""
-    on_rejected: OnRejected = "split"
-    rules: TargetRules = _NO_RULES
-    oldest_ms: Callable[[], int] | None = None
-    """Samples from before this time are dropped as they are read; None when age does not matter."""
 
 
 class Reader(Protocol):
@@ -95,6 +73,7 @@ class Sender:
         random_01: Callable[[], float],
         cursor: int = 0,
         sent_before: int = 0,
+        delivered_before: Container[int] = (),
         options: Options | None = None,
         probe: Callable[[], Request] | None = None,
     ) -> None:
@@ -102,7 +81,8 @@ class Sender:
 
         `hand_out(target, seq)` is asked, before anything else may run, whether what was read may be taken.
         `wait_for_work(seq)` returns once the journal has something behind `seq`, or `hold` something new. Rows up to
-        `sent_before` may have been sent before, by one that did not come to confirm them. `clock_s` is monotonic;
+        `sent_before` may have been sent before, by one that did not come to confirm them; those of `delivered_before`
+        the target has. `clock_s` is monotonic;
         `random_01` gives numbers from 0 to 1. `probe` is the courier's.
         """
         self._name = name
@@ -118,6 +98,7 @@ class Sender:
         self._stopping = asyncio.Event()
         self._log = ThrottledLog(name, url, clock_s)
         self._window = Window(sent_before)
+        self._delivered_before = delivered_before
         self._courier = self._make_courier(client, probe)
         self._has_tenants = self._options.rules.tenant_of is not None
         self._lanes = self._make_lanes()
@@ -183,6 +164,11 @@ class Sender:
     def stop(self) -> None:
         """Ask `run` to finish: requests in flight end, but none is tried again and none begun."""
         self._stopping.set()
+
+    @property
+    def delivered_ahead(self) -> list[int]:
+        """Rows beyond the cursor that the target has, in order."""
+        return self._window.delivered()
 
     async def _deliver(self) -> None:
         while not self._stopping.is_set():
@@ -279,7 +265,9 @@ class Sender:
     def _take_all(self, entries: Sequence[Entry]) -> int:
         oldest_ms, tenant_of = self._oldest_ms(), self._options.rules.tenant_of
         for entry in entries:
-            if tenant_of and entry.samples and self._lanes.leave(tenant_of(entry.group), entry.seq, entry.samples):
+            if entry.seq in self._delivered_before:
+                self._window.open_delivered(entry.seq, entry.samples)
+            elif tenant_of and entry.samples and self._lanes.leave(tenant_of(entry.group), entry.seq, entry.samples):
                 self._window.open(entry.seq, entry.samples, {})
             else:
                 self._take(entry, oldest_ms, self._window.open)

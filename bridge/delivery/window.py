@@ -59,6 +59,17 @@ class Window:
         self._rows.append(row)
         self._by_seq[seq] = row
 
+    def open_delivered(self, seq: int, samples: int) -> None:
+        """Add the next row, which the target has."""
+        row = _Row(seq, 0, samples)
+        self._rows.append(row)
+        self._by_seq[seq] = row
+
+    def delivered(self) -> list[int]:
+        """Give the rows that wait for one before them and of which the target has everything."""
+        whole = (row for row in self._rows if row.left == 0 and row.delivered)
+        return [row.seq for row in whole if not (row.dropped or row.letters or row.words)]
+
     def reopen(self, seq: int, samples: int, dropped: Mapping[str, int]) -> None:
         """Know better what becomes of a row of which nothing was sent."""
         row = self._by_seq[seq]

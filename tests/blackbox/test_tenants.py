@@ -2,9 +2,12 @@
 
 import json
 import re
+import signal
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.blackbox.checker import Stored, judge, without_repeats
 from tests.blackbox.load import Client, Load, Push, metrics, numbers_of, request, series, settled_account, wait_for
@@ -168,6 +171,45 @@ def test_a_crash_while_a_tenant_is_throttled(tmp_path: Path) -> None:
     assert (account.pending, account.dropped) == (0, {})
     assert all(letter["maybe_stored"] for letter in letters)
     assert all(letter["tenant"] != "t-red" for letter in letters)
+
+
+@pytest.mark.parametrize("way", ["reload", "stop", "kill"])
+def test_nobody_gets_again_what_it_had_ahead_of_another(way: str, tmp_path: Path) -> None:
+    """A reload, an end, or a crash some seconds later while one tenant is in trouble costs the others nothing."""
+    busy, port = threading.Event(), free_port()
+    busy.set()
+    with ScriptedReceiver() as receiver:
+        throttling(receiver, busy)
+        settings = small_queues(receiver)
+        first = agent(tmp_path, config=settings, port=port)
+        with Load(port, writers=6, plan=push) as load:
+            wait_for(load.acknowledged, lambda count: count > 900)
+        of_others = sum(team(Stored(one.series, 0, 0.0)) != "t-red" for one in load.log())
+        wait_for(lambda: of_load(receiver), lambda stored: len(stored) == of_others)
+        if way == "reload":
+            (tmp_path / "pushbridge.yml").write_text(settings.replace("capacity: 100", "capacity: 200"))
+            first.process.send_signal(signal.SIGHUP)
+            assert "event=reloaded" in wait_for(first.log_tail, lambda text: "event=reloaded" in text)
+            last = first
+        else:
+            if way == "kill":
+                wait_for(lambda: list((tmp_path / "storage").glob("ahead-*.json")), bool)
+                first.kill()
+            else:
+                assert first.stop() == 0
+            last = agent(tmp_path, config=settings, port=port)
+        with last:
+            busy.clear()
+            account = settled_account(port)
+            stored = receiver.stored()
+    assert len(load.log()) == len(of_load(receiver)), "nothing came twice"
+    assert judge(load.log(), stored) == []
+    assert (account.left_over, account.pending, account.dropped, account.dead_lettered) == (0, 0, {}, {})
+
+
+def of_load(receiver: ScriptedReceiver) -> list[Stored]:
+    """What is stored of that which was pushed."""
+    return [one for one in receiver.stored() if dict(one.series)["__name__"] == "numbered"]
 
 
 def test_labels_that_make_no_tenant_are_refused(tmp_path: Path) -> None:

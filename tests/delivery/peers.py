@@ -14,9 +14,10 @@ from bridge._pb import remote_write_v1_pb2 as pb
 from bridge.delivery.batch import Request
 from bridge.delivery.client import RemoteWriteClient
 from bridge.delivery.courier import OnRejected
+from bridge.delivery.options import Options
 from bridge.delivery.repeats import Hold, Turn
 from bridge.delivery.rewrite import TargetRules
-from bridge.delivery.sender import Options, Sender
+from bridge.delivery.sender import Sender
 from bridge.errors import JournalUnavailableError
 from bridge.journal.rows import Entry, Settled
 from bridge.wire import snappy_block

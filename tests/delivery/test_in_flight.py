@@ -8,7 +8,7 @@ from aiohttp import web
 
 from bridge.delivery import sender as sender_module
 from bridge.delivery.batch import Request
-from bridge.delivery.sender import Options
+from bridge.delivery.options import Options
 from bridge.journal.rows import Entry
 from tests.delivery.peers import Clock, Journal, Receiver, decode, entry, expected, running
 

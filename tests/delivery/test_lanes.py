@@ -10,9 +10,9 @@ from aiohttp import web
 
 from bridge.delivery import sender as sender_module
 from bridge.delivery.batch import Request
+from bridge.delivery.options import Options
 from bridge.delivery.repeats import Turn
 from bridge.delivery.rewrite import TargetRules
-from bridge.delivery.sender import Options
 from bridge.hold import HeldRequest
 from bridge.journal.rows import Entry
 from tests.delivery.peers import Journal, Receiver, decode, entry, expected, running

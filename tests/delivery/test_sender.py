@@ -6,7 +6,8 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from bridge.delivery.confirmations import MAX_UNCONFIRMED
-from bridge.delivery.sender import GATHER_S, Options
+from bridge.delivery.options import Options
+from bridge.delivery.sender import GATHER_S
 from bridge.journal.rows import Entry
 from tests.delivery.peers import Clock, Journal, Receiver, decode, entry, expected, running, status
 
