@@ -185,6 +185,7 @@ remote_write:
   - url: http://mimir:9009
     basic_auth: {username_file: DIRECTORY, password_file: missing}
   - url: http://mimir:9009/api/v1/push
+    tenant_header: X-Team
     http_headers:
       X-Key: {files: [key, latin]}
     oauth2:
@@ -203,9 +204,10 @@ DOUBTS = """\
 nothing is sent that needs it
 {file}:8: warning: remote_write.0.basic_auth.password_file: cannot read {here}/missing: No such file or directory; \
 nothing is sent that needs it
-{file}:11: warning: remote_write.1.http_headers.X-Key.files.1: cannot read {here}/latin: not UTF-8; \
+{file}:10: warning: remote_write.1.tenant_header: has no effect: no rule gives a tenant
+{file}:12: warning: remote_write.1.http_headers.X-Key.files.1: cannot read {here}/latin: not UTF-8; \
 nothing is sent that needs it
-{file}:17: warning: remote_write.1.oauth2.tls_config.ca_file: cannot read {here}/missing: No such file or directory; \
+{file}:18: warning: remote_write.1.oauth2.tls_config.ca_file: cannot read {here}/missing: No such file or directory; \
 nothing is sent that needs it
 """
 

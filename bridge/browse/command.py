@@ -184,7 +184,7 @@ def replay(
     for words in tally.refusals():
         tell(words)
     if tally.stopped:
-        tell(f"the target refuses every request: {tally.stopped}")
+        tell(f"stopped by a refusal that is not about samples: {tally.stopped}")
     if rest_ms is not None:
         until = time_text(span.until_ms if until_ms is not None else wall_ms())
         tell(f"stopped; to go on, the same with --since {time_text(rest_ms)} --until {until}")

@@ -116,7 +116,7 @@ def replay(*, url: str, target: str | None, ids: tuple[int, ...], dry_run: bool)
         # Where nobody has a tenant the word would only puzzle.
         what = "it" if list(tally.stopped) == [""] else whose
         tell(f"the target does not take {what} now: {words}; what was not sent stays")
-    sys.exit(0 if tally.is_complete else 1)
+    sys.exit(0 if tally.is_complete and _has_all(ids, tally.letters) else 1)
 
 
 @dead_letters.command()
@@ -140,6 +140,16 @@ def purge(*, url: str, target: str | None, ids: tuple[int, ...], age: str | None
             click.confirm(words, abort=True, err=True)
         deleted = _ask(url, "DELETE", _API, [*chosen, ("confirm", "true")])["deleted"] if counted["letters"] else 0
     click.echo(f"deleted {deleted:,} dead letters")
+    # Of those that are named some may be younger than is asked for.
+    if age is None and not _has_all(ids, deleted):
+        sys.exit(1)
+
+
+def _has_all(ids: tuple[int, ...], found: int) -> bool:
+    """Whether there is a dead letter of every id that is named; tells when there is not."""
+    if missing := max(0, len(set(ids)) - found):
+        tell(f"{missing:,} of {len(set(ids)):,} dead letters are not kept, or no longer (or not of this target)")
+    return not missing
 
 
 @dataclass(slots=True)

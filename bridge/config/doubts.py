@@ -39,6 +39,8 @@ def doubts(config: Config) -> Iterator[Doubt]:
     for at, target in enumerate(config.remote_write):
         for key, words in target.warnings:
             yield Doubt(("remote_write", at, *key.split(".")), words)
+        if "tenant_header" in target.model_fields_set and not any(rule.tenant for rule in config.rules):
+            yield Doubt(("remote_write", at, "tenant_header"), "has no effect: no rule gives a tenant")
         for path, file in _files(target, ("remote_write", at)):
             if why := _unreadable(file):
                 yield Doubt(path, f"cannot read {file}: {why}; nothing is sent that needs it")

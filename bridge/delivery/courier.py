@@ -337,7 +337,9 @@ class Courier:
             words=rejected.words,
             samples=len(part),
             **_of(tenant),
-            result="these samples are dropped for this target" if fields is None else "kept as dead letters",
+            result="these samples are dropped for this target"
+            if fields is None
+            else "kept as dead letters (repeats are not)",
         )
         kept = None if fields is None else tuple(fields[part.start : part.stop])
         return Refusal(part.start, part.stop, rejected.status, rejected.words, maybe_stored, kept)

@@ -8,7 +8,7 @@ become visible when they are on disk, never before.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,7 +119,7 @@ class Committer:
         """The newest point of the grid."""
         self._unwritten = dict.fromkeys(replayed)
         """Groups whose newest rows tell more than their stored state."""
-        self._next_told_ms = 0
+        self._next_told_ms = self._next_dropped_ms = 0
         self.failure: str | None = None
         """Why the newest commit failed, None when it did not: readiness follows it."""
 
@@ -314,12 +314,17 @@ class Committer:
             self.ledger.dropping = False
         if dropped:
             self._note_holders()
-            totals = {target: dict(cursor.dropped) for target, cursor in staging.cursors.items()}
-            _log.error("samples_dropped", reason=JOURNAL_FULL, rows=len(dropped), totals=totals)
+            self._tell_dropped({target: dict(cursor.dropped) for target, cursor in staging.cursors.items()})
         for item, result in results:
             if not item.done.done():
                 item.done.set_result(result)
         return _Attempt(staging, None, all_dropped=True)
+
+    def _tell_dropped(self, totals: Mapping[str, Mapping[str, int]]) -> None:
+        """Say at once, and then seldom, what was dropped; of what senders have read they tell themselves."""
+        if totals and (now_ms := self._now_ms()) >= self._next_dropped_ms:
+            self._next_dropped_ms = now_ms + _TELL_INTERVAL_MS
+            _log.error("samples_dropped", reason=JOURNAL_FULL, totals=totals)
 
     def _tick(self, at_ms: int) -> Tick:
         return Tick(at_ms, self.known_seq, tuple([group.id.key for group in self.groups.live()]))

@@ -160,6 +160,13 @@ def test_dead_letters_are_deleted_on_demand(server: Server) -> None:
     assert account(server.port) == before
 
 
+def test_letters_that_are_not_there(server: Server) -> None:
+    """Naming a dead letter that is not kept is told, with exit code 1, whatever was to be done with it."""
+    for command in (("replay",), ("purge", "--yes")):
+        done = run(server, *command, "--id=424242")
+        assert (done.returncode, done.stderr.count("1 of 1 dead letters are not kept")) == (1, 1), done
+
+
 def test_a_slip_in_a_target(server: Server) -> None:
     """A target that there is not is refused by each command, with those that there are, and nothing is done."""
     for command in (("list",), ("purge", "--yes"), ("replay", "--dry-run"), ("replay",)):

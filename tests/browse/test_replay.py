@@ -191,7 +191,7 @@ def test_a_target_that_refuses_everything_is_asked_once(directory: Path) -> None
         done = replay(directory, receiver)
         assert (done.returncode, done.stdout) == (1, "target: sent 480 samples of 12 rows\n")
         refused, how = done.stderr.splitlines()
-        assert refused == "pushbridge: the target refuses every request: 401 no org id"
+        assert refused == "pushbridge: stopped by a refusal that is not about samples: 401 no org id"
         assert "--since 2023-11-14T22:13:32.000Z" in how
         assert len(receiver.requests()) == 2
 
