@@ -44,6 +44,7 @@ LEVELS = (
         "bridge.content",
         "bridge.heartbeat",
         "bridge.delivery.first_of",
+        "bridge.delivery.slots",
         "bridge.delivery.throttle",
         "bridge.delivery.secret_file",
         "bridge.delivery.auth",
