@@ -148,7 +148,7 @@ class Lanes:
 
     def flush_resting(self) -> bool:
         """Send what is there of tenants of whom nothing is in flight; false when there is none."""
-        resting = [shards for shards in self._all() if shards.at_rest]
+        resting = [shards for shards in self._all() if shards.taken and shards.at_rest]
         for shards in resting:
             shards.flush()
         return bool(resting)
