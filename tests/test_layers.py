@@ -76,7 +76,8 @@ LEVELS = (
     },
     {"bridge.registry", "bridge.delivery.target", "bridge.delivery.window", "bridge.browse.series"},
     {"bridge.delivery.courier", "bridge.delivery.shards"},
-    {"bridge.delivery.lanes", "bridge.delivery.repeats"},
+    {"bridge.delivery.lanes"},
+    {"bridge.delivery.repeats"},
     {"bridge.limits", "bridge.runs", "bridge.schedule"},
     {
         "bridge.flatten",
