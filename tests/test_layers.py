@@ -45,6 +45,7 @@ LEVELS = (
         "bridge.content",
         "bridge.heartbeat",
         "bridge.delivery.first_of",
+        "bridge.delivery.slots",
         "bridge.delivery.throttle",
         "bridge.delivery.secret_file",
         "bridge.delivery.auth",
@@ -76,7 +77,8 @@ LEVELS = (
     },
     {"bridge.registry", "bridge.delivery.target", "bridge.delivery.window", "bridge.browse.series"},
     {"bridge.delivery.courier", "bridge.delivery.shards"},
-    {"bridge.delivery.lanes", "bridge.delivery.options", "bridge.delivery.repeats"},
+    {"bridge.delivery.lanes", "bridge.delivery.options"},
+    {"bridge.delivery.repeats"},
     {"bridge.limits", "bridge.runs", "bridge.schedule"},
     {
         "bridge.flatten",

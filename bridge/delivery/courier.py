@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from bridge.delivery.backoff import backoff_s, delay_s
 from bridge.delivery.batch import Request, cut
 from bridge.delivery.outcome import Delivered, Outcome, Rejected, RetryLater
+from bridge.delivery.slots import Slots
 from bridge.delivery.split import Bisection
 from bridge.delivery.throttle import ThrottledLog
 from bridge.delivery.window import Refusal
@@ -128,7 +129,7 @@ class Courier:
 
         `probe` makes a request that a receiver in order takes; without one a 500 is never the data's, and a 401 always.
         """
-        self._slots = asyncio.Semaphore(most_in_flight)
+        self._slots = Slots(most_in_flight)
         self._name = name
         self._client = client
         self._observer = observer
@@ -217,7 +218,7 @@ class Courier:
 
     async def post(self, request: Posted, attempt: int) -> Outcome:
         """Send something once."""
-        async with self._slots:
+        async with self._slots.one(request.tenant):
             started_s = self._pace.clock_s()
             outcome = await self._client.send(request.block, attempt, request.tenant)
             latency_s = self._pace.clock_s() - started_s

@@ -33,10 +33,16 @@ class _Lane:
     """Of the rows from the first that is not settled on; kept where there are tenants."""
     slow: bool = False
     """Whether others have waited for long while it had all in hand that it may have."""
+    kept_back: bool = False
+    """Whether no more of it may be sent for now."""
 
     @property
     def lags(self) -> bool:
-        return self.slow or bool(self.left)
+        return self.slow or self.kept_back or bool(self.left)
+
+    @property
+    def forgettable(self) -> bool:
+        return self.shards.forgettable and not self.lags
 
 
 class Lanes:
@@ -60,7 +66,7 @@ class Lanes:
         `number` is that of each tenant's shards, `capacity` bounds the samples of each shard that are taken and not
         settled; tenants share it. `is_settled` tells whether a row is.
         """
-        self._ways = Ways(settle, self._note, progress, self._start, asyncio.Lock())
+        self._ways = Ways(settle, self._note, progress, self.beside, asyncio.Lock())
         self._settled = settled
         self._number = number
         self._limits = max_samples, max_body_bytes
@@ -123,7 +129,7 @@ class Lanes:
         if self._left_rows:
             room = self._room()
             for lane in self._lanes.values():
-                if lane.left and not lane.slow and lane.shards.taken < room:
+                if lane.left and not (lane.slow or lane.kept_back) and lane.shards.taken < room:
                     return lane.left[0]
         return None
 
@@ -132,6 +138,16 @@ class Lanes:
         self._lanes[left.tenant].left.popleft()
         self._left_rows -= 1
 
+    def keep_back(self, tenant: str) -> None:
+        """Leave the rows of a tenant that come from now on in the journal, until `go_on`."""
+        self._lane(tenant).kept_back = True
+
+    def go_on(self, tenant: str) -> None:
+        """Send rows of a tenant again."""
+        if tenant in self._lanes:
+            self._lanes[tenant].kept_back = False
+        self._progress.set()
+
     def lags(self, tenant: str) -> bool:
         """Whether others do not wait for this tenant."""
         return tenant in self._lanes and self._lanes[tenant].lags
@@ -139,7 +155,11 @@ class Lanes:
     def has_passed(self, tenant: str, seq: int) -> bool:
         """Whether all that was taken or left of a tenant up to this row is settled."""
         lane = self._lanes.get(tenant)
-        return lane is None or not lane.seqs or lane.seqs[0] > seq
+        if lane is None:
+            return True
+        # A row that was left may turn out to have nothing to be sent: no request is its end.
+        self._pass(lane)
+        return not lane.seqs or lane.seqs[0] > seq
 
     def flush(self) -> None:
         """Send what is there, full or not."""
@@ -148,7 +168,7 @@ class Lanes:
 
     def flush_resting(self) -> bool:
         """Send what is there of tenants of whom nothing is in flight; false when there is none."""
-        resting = [shards for shards in self._all() if shards.at_rest]
+        resting = [shards for shards in self._all() if shards.taken and shards.at_rest]
         for shards in resting:
             shards.flush()
         return bool(resting)
@@ -195,7 +215,7 @@ class Lanes:
         return lane
 
     def _forget(self) -> None:
-        for tenant in [one for one, lane in self._lanes.items() if lane.shards.forgettable and not lane.left]:
+        for tenant in [one for one, lane in self._lanes.items() if lane.forgettable]:
             del self._lanes[tenant]
 
     def _room(self) -> int:
@@ -209,10 +229,14 @@ class Lanes:
             return
         lane = self._lanes[request.tenant]
         lane.slow = lane.slow and lane.shards.taken > self._room() // 2
+        self._pass(lane)
+
+    def _pass(self, lane: _Lane) -> None:
         while lane.seqs and self._is_settled(lane.seqs[0]):
             lane.seqs.popleft()
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def beside(self, work: Coroutine[None, None, None]) -> None:
+        """Have something done beside all else, and awaited by `finish`."""
         task = self._tasks.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

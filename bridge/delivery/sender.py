@@ -112,7 +112,7 @@ class Sender:
             observer,
             self._pace,
             has=self._has_all,
-            lags=self._lags if self._has_tenants else None,
+            lanes=self._lanes if self._has_tenants else None,
         )
 
     def _make_courier(self, client: Client, probe: Callable[[], Request] | None) -> Courier:
@@ -200,9 +200,6 @@ class Sender:
         if self._confirmations.confirmed_seq >= seq:
             return True
         return self._has_tenants and self._seq >= seq and self._lanes.has_passed(tenant, seq)
-
-    def _lags(self, tenant: str) -> bool:
-        return self._courier.in_trouble(tenant) or self._lanes.lags(tenant)
 
     async def _take_back(self) -> None:
         """Read some rows again that were left in the journal while their tenant was in trouble."""
@@ -342,15 +339,16 @@ class Sender:
         under_way = bool(self._window) or self._confirmations.waits
         if await self._repeat(drained=not under_way):
             return
-        if under_way:
-            waits = self._all_confirmed(), self._wait_for_work(self._seq)
-            await self._unless_stopped(*waits, *([self._some_left()] if self._has_tenants else []))
-            return
-        if (pause_s := self._repeats.pause_s) > 0:
+        if not under_way and (pause_s := self._repeats.pause_s) > 0:
             # There is something new to repeat, but not yet: waiting for it would return at once.
             await self._sleep_unless_stopped(min(pause_s, GATHER_S))
-        else:
-            await self._unless_stopped(self._wait_for_work(self._seq))
+            return
+        waits = [self._wait_for_work(self._seq)]
+        if under_way:
+            waits.append(self._all_confirmed())
+        if self._has_tenants:
+            waits.append(self._tenants_may_go_on())
+        await self._unless_stopped(*waits)
 
     async def _all_confirmed(self) -> None:
         await self._lanes.emptied()
@@ -368,8 +366,10 @@ class Sender:
         self._progress.clear()
         await first_of(self._progress.wait(), *([self._sleep(_PATIENCE_S)] if self._has_tenants else []))
 
-    async def _some_left(self) -> None:
-        while self._lanes.next_left() is None:
+    async def _tenants_may_go_on(self) -> None:
+        if self._repeats.waiting:
+            await self._next_progress()
+        while not self._repeats.waiting and self._lanes.next_left() is None:
             self._progress.clear()
             await self._progress.wait()
 

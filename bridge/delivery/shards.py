@@ -65,14 +65,14 @@ class Shards:
         self._ways = ways
         self._limits = max_samples, max_body_bytes
         self._shards: list[_Shard] = []
-        self._active = 0
+        """As many as were needed: of a thousand tenants most need one."""
+        self._active = number
         self.taken = 0
         """Samples that are taken and not settled."""
         self._places: dict[bytes, _Place] = {}
         """Where the groups are that have something under way."""
         self._suspects: dict[bytes, int] = {}
         """Groups of which something was refused lately, and how many rows still have to pass."""
-        self.resize(number)
 
     @property
     def forgettable(self) -> bool:
@@ -94,7 +94,11 @@ class Shards:
         self._send(shard, requests)
 
     def _least_busy(self) -> _Shard:
-        return min(self._shards[: self._active], key=_samples) if self._active > 1 else self._shards[0]
+        least = min(self._shards[: self._active], key=_samples, default=None)
+        if least is None or (least.samples and len(self._shards) < self._active):
+            least = _Shard(Packer(*self._limits))
+            self._shards.append(least)
+        return least
 
     def flush(self) -> None:
         """Send what is there, full or not."""
@@ -115,8 +119,6 @@ class Shards:
     def resize(self, number: int) -> None:
         """Have another number for groups that have nothing under way; the others stay where they are."""
         self._active = number
-        while len(self._shards) < number:
-            self._shards.append(_Shard(Packer(*self._limits)))
 
     def clear(self) -> None:
         """Begin no request that waits."""

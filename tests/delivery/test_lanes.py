@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -10,10 +10,9 @@ from aiohttp import web
 
 from bridge.delivery import sender as sender_module
 from bridge.delivery.batch import Request
+from bridge.delivery.lanes import Lanes
 from bridge.delivery.options import Options
-from bridge.delivery.repeats import Turn
-from bridge.delivery.rewrite import TargetRules
-from bridge.hold import HeldRequest
+from bridge.delivery.rewrite import TargetRules, prepare
 from bridge.journal.rows import Entry
 from tests.delivery.peers import Journal, Receiver, decode, entry, expected, running
 from tests.delivery.test_in_flight import WallClock
@@ -201,52 +200,48 @@ async def test_an_end_leaves_what_was_left() -> None:
     assert journal.confirmed == []
 
 
-@dataclass
-class HeldByTenant:
-    """A repeat for each tenant, behind the journal's first row."""
+async def test_a_tenant_with_nothing_to_send_is_no_reason_to_wait() -> None:
+    """What is ready in a shard beside a busy one is sent, though another tenant has nothing in flight."""
+    sent: list[str] = []
 
-    names: list[str]
-    passed_over: list[str] = field(default_factory=list)
+    async def settle(request: Request) -> tuple[()]:
+        sent.extend(share.group.decode() for share in request.shares)
+        if request.tenant == "busy":
+            await asyncio.sleep(60)
+        return ()
 
-    def request(self, turn: Callable[[str, int], Turn]) -> HeldRequest | None:
-        """Give the first whose turn it is."""
-        while self.names:
-            answer = turn(self.names[0], 1)
-            if answer == "now":
-                return HeldRequest(entry(60_000, f"{self.names[0]}-repeat").body, 1, self.names[0])
-            if answer == "later":
-                return None
-            self.passed_over.append(self.names.pop(0))
-        return None
-
-    def sent(self) -> None:
-        """Go on."""
-        del self.names[0]
-
-
-async def test_repeats_of_the_others_go_on() -> None:
-    """While a tenant's rows wait its repeats are left out; those of the others go, though nothing can be confirmed."""
-    journal, wards = Journal(row(1, "noisy-1"), row(2, "quiet-1")), Wards(trouble={"noisy": 503})
-    held = HeldByTenant([])
-    async with wards.serving() as url, running(url, journal, clock=WallClock(), options=options(), hold=held):
-        await wards.has(1)
-        held.names += ["noisy", "quiet", "idle"]
-        await journal.append(row(3, "quiet-1"))
-        await wards.has(4)
-        assert journal.confirmed == []
-    assert held.passed_over == ["noisy"]
-    assert sorted(name for name, *_ in wards.points()) == ["idle-repeat", "quiet-1", "quiet-1", "quiet-repeat"]
-
-
-async def test_a_tenant_whose_repeats_are_refused_for_now() -> None:
-    """Nobody waits for a repeat that failed, and its tenant gets none until its pause is over."""
-    journal, wards = Journal(row(1, "quiet-1")), Wards(trouble={"noisy": 429})
-    held = HeldByTenant(["noisy", "quiet", "noisy"])
-    slow = replace(options(), min_backoff_s=60.0, max_backoff_s=60.0)
-    async with wards.serving() as url, running(url, journal, clock=WallClock(), options=slow, hold=held):
-        await wards.has(2)
-    assert held.passed_over[:1] == ["noisy"]
-    assert {name for name, *_ in wards.points()} == {"quiet-1", "quiet-repeat"}
+    lanes = Lanes(
+        settle,
+        lambda _request, _refusals: None,
+        number=2,
+        max_samples=5,
+        max_body_bytes=1000,
+        capacity=100,
+        progress=asyncio.Event(),
+        has_tenants=True,
+        is_settled=lambda _seq: True,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        stop = tasks.create_task(asyncio.sleep(60))
+        lanes.start(tasks)
+        for seq, group in enumerate(("idle-1", "busy-1", "busy-2"), start=1):
+            one = prepare(row(seq, group), OF_TENANTS)
+            assert one is not None
+            lanes.put(group.encode(), seq, one)
+            if group != "busy-2":
+                lanes.flush()
+        async with asyncio.timeout(5):
+            while len(sent) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        assert not lanes.flush_resting()
+        lanes.flush_idle()
+        async with asyncio.timeout(5):
+            while len(sent) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        for task in (*lanes._running, stop):
+            task.cancel()
+    assert sent[2] == "busy-2"
 
 
 async def test_a_search_for_refused_samples_holds_up_no_other() -> None:
