@@ -4,7 +4,9 @@ import json
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -153,8 +155,7 @@ def test_a_crash_while_a_tenant_is_throttled(tmp_path: Path) -> None:
     with ScriptedReceiver() as receiver:
         throttling(receiver, busy)
         settings = small_queues(receiver)
-        first = agent(tmp_path, config=settings, port=port)
-        with Load(port, writers=6, plan=push) as load:
+        with agent(tmp_path, config=settings, port=port) as first, Load(port, writers=6, plan=push) as load:
             wait_for(load.acknowledged, lambda count: count > 900)
             first.kill()
             with agent(tmp_path, config=settings, port=port) as server:
@@ -178,10 +179,10 @@ def test_nobody_gets_again_what_it_had_ahead_of_another(way: str, tmp_path: Path
     """A reload, an end, or a crash some seconds later while one tenant is in trouble costs the others nothing."""
     busy, port = threading.Event(), free_port()
     busy.set()
-    with ScriptedReceiver() as receiver:
+    with ScriptedReceiver() as receiver, ExitStack() as ends:
         throttling(receiver, busy)
         settings = small_queues(receiver)
-        first = agent(tmp_path, config=settings, port=port)
+        first = ends.enter_context(agent(tmp_path, config=settings, port=port))
         with Load(port, writers=6, plan=push) as load:
             wait_for(load.acknowledged, lambda count: count > 900)
         of_others = sum(team(Stored(one.series, 0, 0.0)) != "t-red" for one in load.log())
@@ -190,18 +191,18 @@ def test_nobody_gets_again_what_it_had_ahead_of_another(way: str, tmp_path: Path
             (tmp_path / "pushbridge.yml").write_text(settings.replace("capacity: 100", "capacity: 200"))
             first.process.send_signal(signal.SIGHUP)
             assert "event=reloaded" in wait_for(first.log_tail, lambda text: "event=reloaded" in text)
-            last = first
         else:
             if way == "kill":
-                wait_for(lambda: list((tmp_path / "storage").glob("ahead-*.json")), bool)
+                delivered_s = time.time()
+                notes = lambda: (tmp_path / "storage").glob("ahead-*.json")  # noqa: E731
+                wait_for(lambda: [one for one in notes() if one.stat().st_mtime > delivered_s], bool)
                 first.kill()
             else:
                 assert first.stop() == 0
-            last = agent(tmp_path, config=settings, port=port)
-        with last:
-            busy.clear()
-            account = settled_account(port)
-            stored = receiver.stored()
+            ends.enter_context(agent(tmp_path, config=settings, port=port))
+        busy.clear()
+        account = settled_account(port)
+        stored = receiver.stored()
     assert len(load.log()) == len(of_load(receiver)), "nothing came twice"
     assert judge(load.log(), stored) == []
     assert (account.left_over, account.pending, account.dropped, account.dead_lettered) == (0, 0, {}, {})
