@@ -194,8 +194,7 @@ def test_nobody_gets_again_what_it_had_ahead_of_another(way: str, tmp_path: Path
         else:
             if way == "kill":
                 delivered_s = time.time()
-                notes = lambda: (tmp_path / "storage").glob("ahead-*.json")  # noqa: E731
-                wait_for(lambda: [one for one in notes() if one.stat().st_mtime > delivered_s], bool)
+                wait_for(lambda: noted_s(tmp_path / "storage"), lambda newest_s: newest_s > delivered_s)
                 first.kill()
             else:
                 assert first.stop() == 0
@@ -206,6 +205,11 @@ def test_nobody_gets_again_what_it_had_ahead_of_another(way: str, tmp_path: Path
     assert len(load.log()) == len(of_load(receiver)), "nothing came twice"
     assert judge(load.log(), stored) == []
     assert (account.left_over, account.pending, account.dropped, account.dead_lettered) == (0, 0, {}, {})
+
+
+def noted_s(storage: Path) -> float:
+    """When an agent last noted what its target has beyond the cursor."""
+    return max((one.stat().st_mtime for one in storage.glob("ahead-*.json")), default=0.0)
 
 
 def of_load(receiver: ScriptedReceiver) -> list[Stored]:
