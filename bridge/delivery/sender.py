@@ -228,7 +228,7 @@ class Sender:
         # back only after a switch interval (5 ms) while the loop is busy: 2000 rows would take seconds. Here they
         # take a few milliseconds, the limits bound each read, and a request comes between any two of them.
         while (wait_s := self._next_read_s - self._clock_s()) > 0:
-            if self._lanes.next_left() is not None:
+            if self._stopping.is_set() or self._lanes.next_left() is not None:
                 return
             if not await self._repeat(drained=False):
                 await self._sleep_unless_stopped(wait_s)

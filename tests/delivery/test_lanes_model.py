@@ -31,7 +31,7 @@ TROUBLED = ("amber", "red", "violet")
 CALM = "calm"
 TENANTS = (*TROUBLED, CALM, "")
 TIMEOUT_S = 30.0
-ROWS_LATE_S = 3.0
+ROWS_LATE_S = 5.0
 """After that a calm tenant's rows are late: the others cost it a quarter of a second each, now and then."""
 REPEATS_LATE_S = 20.0
 """The same of its repeats: five seconds each."""
@@ -340,7 +340,7 @@ class World:
             self.failing_reads = 0
             self.may_end = False
             self.wards.moods = dict.fromkeys(TENANTS, "ok")
-            async with asyncio.timeout(300):
+            async with asyncio.timeout(3000):
                 while self.ledger.cursors["t"].seq < len(self.all):  # noqa: ASYNC110 - no time is lost
                     await asyncio.sleep(0.1)
             async with asyncio.timeout(60):
@@ -425,3 +425,19 @@ def test_with_few_rows_ahead(seed: int, monkeypatch: pytest.MonkeyPatch) -> None
     """The same where the others soon have to wait for the first row that is not settled."""
     monkeypatch.setattr(sender_module, "MAX_ROWS", 30)
     virtual.run(story(seed, may_be_quiet=False))
+
+
+def test_a_stop_while_rows_are_gathered() -> None:
+    """It is the end at once: nothing turns until the time has passed after which more would be read."""
+
+    async def stop_soon() -> None:
+        world = World(1, may_be_quiet=True)
+        while not 0 < world.pending < LIMIT:
+            world = World(world.dice.randrange(100), may_be_quiet=True)
+            world.append()
+        task, sender = world.start()
+        await asyncio.sleep(0.01)
+        sender.stop()
+        await task
+
+    virtual.run(stop_soon())

@@ -10,11 +10,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 _MOST_TURNS = 50_000
-"""Of the loop during which no time passes."""
+"""Of the loop between two waits."""
+_TURN_S = 1e-7
+"""Lasts one turn: a timer that is due in less than the clock can tell goes off early, and again and again."""
 
 
 class StandstillError(Exception):
-    """Nothing will ever happen again, or no time passes any more."""
+    """Nothing will ever happen again, or the loop turns without end."""
 
 
 class _Selector(selectors.SelectSelector):
@@ -29,8 +31,8 @@ class _Selector(selectors.SelectSelector):
             raise StandstillError("everybody waits, and nothing will ever happen")
         self.turns = 0 if timeout > 0 else self.turns + 1
         if self.turns > _MOST_TURNS:
-            raise StandstillError(f"{_MOST_TURNS} turns of the loop in no time")
-        self.now_s += max(timeout, 0)
+            raise StandstillError(f"{_MOST_TURNS} turns of the loop without a pause")
+        self.now_s += max(timeout, _TURN_S)
         return []
 
 
