@@ -152,6 +152,11 @@ class Lanes:
         """Whether others do not wait for this tenant."""
         return tenant in self._lanes and self._lanes[tenant].lags
 
+    def told_of_slowest(self) -> dict[str, str]:
+        """What a log line says of whose row is the oldest that is not settled; nothing where there are no tenants."""
+        oldest = min(((lane.seqs[0], tenant) for tenant, lane in self._lanes.items() if lane.seqs), default=None)
+        return {"tenant": oldest[1]} if oldest is not None else {}
+
     def has_passed(self, tenant: str, seq: int) -> bool:
         """Whether all that was taken or left of a tenant up to this row is settled."""
         lane = self._lanes.get(tenant)

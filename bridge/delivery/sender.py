@@ -37,6 +37,8 @@ _PATIENCE_S = 0.25
 """So long all tenants wait for one that has all in hand that it may have."""
 _CALM_S = 10.0
 """So long after the last backlog the shards for it are given up."""
+_TOLD_AFTER_S = 1.0
+"""A backlog of small rows that drains has as many in hand for a moment."""
 MAX_ROWS = 50_000
 """From the first that is not settled on; a crash sends them again. While one request fails the others go on so far."""
 
@@ -321,8 +323,11 @@ class Sender:
                 self._flushed_s = self._clock_s()
                 self._lanes.flush_idle()
             await self._next_progress()
-            if self._clock_s() >= since_s + _PATIENCE_S:
+            if (waited_s := self._clock_s() - since_s) >= _PATIENCE_S:
                 self._lanes.wait_no_longer()
+            if waited_s >= _TOLD_AFTER_S and len(self._window) >= MAX_ROWS:
+                words = "so many pushes are ahead of one that the target does not take; no more is read before it does"
+                self._log.error("remote_write_waits", rows=MAX_ROWS, words=words, **self._lanes.told_of_slowest())
             failures = failures + 1 if self._stuck else 0
             if failures == _FAILURES_BEFORE_A_LOOK:
                 failures = 0

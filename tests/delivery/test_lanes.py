@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from bridge.delivery import sender as sender_module
 from bridge.delivery.batch import Request
@@ -100,17 +101,21 @@ async def test_what_is_in_hand_is_bounded() -> None:
 
 
 async def test_the_others_go_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a crash would send again is bounded."""
+    """What a sender keeps in mind is bounded, and the log says for whose sake the others wait."""
     monkeypatch.setattr(sender_module, "MAX_ROWS", 50)
+    monkeypatch.setattr(sender_module, "_TOLD_AFTER_S", 0.05)
     monkeypatch.setattr(sender_module, "PIECE_SAMPLES", 10)
     journal = Journal(row(1, "noisy-1"), *(row(seq, f"quiet-{seq % 7}") for seq in range(2, 101)))
     wards = Wards(trouble={"noisy": 503})
-    async with wards.serving() as url, running(url, journal, clock=WallClock(), options=options()):
-        await wards.has(40)
-        await asyncio.sleep(0.1)
-        assert len(wards.points()) <= 60
-        wards.trouble.clear()
-        await journal.confirmed_up_to(100)
+    with capture_logs() as logs:
+        async with wards.serving() as url, running(url, journal, clock=WallClock(), options=options()):
+            await wards.has(40)
+            await asyncio.sleep(0.5)
+            assert len(wards.points()) <= 60
+            wards.trouble.clear()
+            await journal.confirmed_up_to(100)
+    (waits,) = [line for line in logs if line["event"] == "remote_write_waits"]
+    assert (waits["rows"], waits["tenant"]) == (50, "noisy")
     assert journal.totals() == (100, {})
 
 
