@@ -16,6 +16,9 @@ from bridge.delivery.rewrite import Row
 from bridge.delivery.shards import Settle, Shards, Ways
 from bridge.delivery.window import Refusal
 
+PATIENCE_S = 0.25
+"""So long all tenants wait for one that has all in hand that it may have, or for the answer to its repeats."""
+
 
 class Left(NamedTuple):
     """A row that was left in the journal."""

@@ -14,12 +14,10 @@ from typing import Literal, Protocol
 from bridge.delivery.batch import Request
 from bridge.delivery.courier import Courier, Observer, Pace, Posted
 from bridge.delivery.first_of import first_of
-from bridge.delivery.lanes import Lanes
+from bridge.delivery.lanes import PATIENCE_S, Lanes
 from bridge.delivery.outcome import Rejected, RetryLater
 from bridge.reasons import refusal_reason
 
-_PATIENCE_S = 0.25
-"""So long the rows of all tenants wait for the answer to the repeats of one."""
 _LONG_PATIENCE_S = 5.0
 """So long the other tenants' repeats do: a tenant that is not waited for gets only a part of its own."""
 Turn = Literal["now", "later", "not this time"]
@@ -116,7 +114,7 @@ class Repeats:
         late_s = self._since_s.setdefault(tenant, now_s) + _LONG_PATIENCE_S
         lanes.beside(work())
         if now_s < late_s:
-            await first_of(ended.wait(), self._pace.sleep(_PATIENCE_S))
+            await first_of(ended.wait(), self._pace.sleep(PATIENCE_S))
         if ended.is_set():
             return settled
         lanes.keep_back(tenant)

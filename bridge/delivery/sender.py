@@ -14,7 +14,7 @@ from bridge.delivery.batch import Request
 from bridge.delivery.confirmations import Confirm, Confirmations
 from bridge.delivery.courier import Client, Courier, Observer, Pace
 from bridge.delivery.first_of import first_of
-from bridge.delivery.lanes import Lanes
+from bridge.delivery.lanes import PATIENCE_S, Lanes
 from bridge.delivery.options import Options
 from bridge.delivery.repeats import Hold, Repeats
 from bridge.delivery.rewrite import prepare
@@ -33,8 +33,6 @@ _TURNS = 12
 """Turns of the loop between two pieces: pushes wait for some before they are written, not for as many pieces."""
 _DROPPING_S = 0.005
 _FAILURES_BEFORE_A_LOOK = 5
-_PATIENCE_S = 0.25
-"""So long all tenants wait for one that has all in hand that it may have."""
 _CALM_S = 10.0
 """So long after the last backlog the shards for it are given up."""
 _TOLD_AFTER_S = 1.0
@@ -323,7 +321,7 @@ class Sender:
                 self._flushed_s = self._clock_s()
                 self._lanes.flush_idle()
             await self._next_progress()
-            if (waited_s := self._clock_s() - since_s) >= _PATIENCE_S:
+            if (waited_s := self._clock_s() - since_s) >= PATIENCE_S:
                 self._lanes.wait_no_longer()
             if waited_s >= _TOLD_AFTER_S and len(self._window) >= MAX_ROWS:
                 words = "so many pushes are ahead of one that the target does not take; no more is read before it does"
@@ -363,13 +361,13 @@ class Sender:
         # In a backlog every group has something under way, and the new shards would get nothing.
         self._lanes.flush()
         since_s = self._clock_s()
-        while self._lanes.waited_for and not (self._has_tenants and self._clock_s() >= since_s + _PATIENCE_S):
+        while self._lanes.waited_for and not (self._has_tenants and self._clock_s() >= since_s + PATIENCE_S):
             await self._next_progress()
         self._lanes.resize(number)
 
     async def _next_progress(self) -> None:
         self._progress.clear()
-        await first_of(self._progress.wait(), *([self._sleep(_PATIENCE_S)] if self._has_tenants else []))
+        await first_of(self._progress.wait(), *([self._sleep(PATIENCE_S)] if self._has_tenants else []))
 
     async def _tenants_may_go_on(self) -> None:
         if self._repeats.waiting:
